@@ -1,0 +1,64 @@
+# On a bare machine `make demo` and `make test` do all the set-up themselves, in .venv.
+# Another interpreter: make test PYTHON=/path/to/python3
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_INPUT := examples/guit_em9_distorted.flac
+DEMO_OUTPUT := out/demo
+SOURCES := nldiff tests train_prior.py infer.py $(wildcard benchmarks)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format notebook clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+demo: $(VENV)/.installed ## restore the example guitar recording into out/demo
+	$(BIN)/nldiff restore $(DEMO_INPUT) --output $(DEMO_OUTPUT) --seed 0
+	@echo "In $(DEMO_OUTPUT): restored audio (.wav), estimated curve (.csv, .png) and report (.json)."
+
+test: $(VENV)/.installed-dev ## run the test suite without the slow tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(SOURCES)
+
+format: $(VENV)/.installed-dev ## sort imports and format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebook: $(VENV)/.installed-dev ## execute the notebooks and keep their output
+	$(BIN)/jupyter-execute --inplace $(NOTEBOOKS)
+
+clean: ## remove the environment, the demo's output, build folders and caches
+	rm -rf $(VENV) $(DEMO_OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing that venv writes, so its presence means a complete environment.
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "error: '$(PYTHON)' not found: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $$("$(PYTHON)" --version) is too old: nldiff needs 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' has no venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+
+# The stamps make set-up run again only when the requirements changed.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing nldiff into $(VENV) (minutes the first time)"
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing nldiff and its development tools into $(VENV) (minutes the first time)"
+	$(INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.installed $@

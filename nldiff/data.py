@@ -1,0 +1,117 @@
+"""Training data: random, augmented crops of a folder of audio files.
+
+Every crop is a pure function of (seed, step, item), so a training run can stop and resume anywhere and be spread over
+any number of processes without changing what it sees.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from nldiff.errors import NldiffError
+
+_ATTEMPTS = 20
+_SILENCE_RMS = 1e-4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a crop; zeros switch them off.
+
+    Attributes:
+        level_db: standard deviation of the level around the prior's, in dB.
+        semitones: largest change of speed and pitch together, in semitones, either way.
+        eq_db: standard deviation of the gain of each of the five smooth equaliser bands, in dB.
+        polarity: flip the sign of every other crop.
+    """
+
+    level_db: float = 0.0
+    semitones: float = 0.0
+    eq_db: float = 0.0
+    polarity: bool = False
+
+
+def equalise(x: np.ndarray, sample_rate: float, gains_db: np.ndarray) -> np.ndarray:
+    """Zero-phase equaliser with smooth bands around 80, 300, 1000, 3000 and 9000 Hz; `x` [time], `gains_db` [5]."""
+    octave = np.log2(np.maximum(np.fft.rfftfreq(len(x), 1 / sample_rate), 20.0))
+    centres = np.log2([80.0, 300.0, 1000.0, 3000.0, 9000.0])
+    curve = np.exp(-0.5 * (octave[:, None] - centres) ** 2) @ gains_db
+    return np.fft.irfft(np.fft.rfft(x) * 10 ** (curve / 20), n=len(x))
+
+
+class Crops(Dataset[Tensor]):
+    """Random crops of the audio files below a folder.
+
+    Index it with (step, item, length): the crop depends on nothing else but the seed. Files are drawn in proportion
+    to their duration; channels of a file count as separate recordings.
+
+    Args:
+        folder: folder of audio files that soundfile can read, searched recursively; any sample rates.
+        sample_rate: rate of the crops in Hz.
+        level: RMS of the crops before the random level change.
+        augmentation: what is changed at random.
+        seed: seed of everything random here.
+
+    Raises:
+        NldiffError: the folder is missing or holds no audio.
+    """
+
+    def __init__(
+        self, folder: str | Path, sample_rate: int, level: float, augmentation: Augmentation, seed: int = 0
+    ) -> None:
+        self.sample_rate, self.level, self.augmentation, self.seed = sample_rate, level, augmentation, seed
+        root = Path(folder)
+        if not root.is_dir():
+            raise NldiffError(f"data folder {root} does not exist")
+        known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga"}
+        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in known)
+        if not self.files:
+            raise NldiffError(f"data folder {root} holds no audio files")
+        self._info = []
+        for path in self.files:
+            try:
+                self._info.append(soundfile.info(path))
+            except soundfile.LibsndfileError as error:
+                raise NldiffError(f"{path}: cannot be read as audio ({error.error_string})") from error
+        self.seconds = np.array([info.frames / info.samplerate for info in self._info])
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
+        """Crop number `item` of `step`, [length] float32."""
+        step, item, length = key
+        rng = np.random.default_rng([self.seed, step, item])
+        for _ in range(_ATTEMPTS):
+            x = self._draw(rng, length)
+            rms = np.sqrt(np.mean(x**2))
+            if rms > _SILENCE_RMS:
+                break
+        else:
+            raise NldiffError(f"{_ATTEMPTS} crops in a row of {self.files[0].parent} are silent")
+        gain = self.level / rms * 10 ** (self.augmentation.level_db * rng.standard_normal() / 20)
+        if self.augmentation.polarity and rng.random() < 0.5:
+            gain = -gain
+        return torch.from_numpy((x * gain).astype(np.float32))
+
+    def _draw(self, rng: np.random.Generator, length: int) -> np.ndarray:
+        index = rng.choice(len(self.files), p=self.seconds / self.seconds.sum())
+        info = self._info[index]
+        channel = rng.integers(info.channels)
+        speed = 2 ** (self.augmentation.semitones * rng.uniform(-1, 1) / 12)
+        ratio = info.samplerate * speed / self.sample_rate
+        # A few samples more than needed: the resampler rounds its output length.
+        wanted = int(np.ceil(length * ratio)) + 8
+        start = rng.integers(max(1, info.frames - wanted + 1))
+        with soundfile.SoundFile(self.files[index]) as file:
+            file.seek(start)
+            x = file.read(wanted, dtype="float32", always_2d=True)[:, channel]
+        if ratio != 1:
+            x = soxr.resample(x, info.samplerate * speed, self.sample_rate)
+        x = np.pad(x[:length], (0, max(0, length - len(x)))).astype(np.float64)
+        if self.augmentation.eq_db:
+            x = equalise(x, self.sample_rate, self.augmentation.eq_db * rng.standard_normal(5))
+        return x

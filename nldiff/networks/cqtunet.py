@@ -1,0 +1,170 @@
+"""CQT U-Net: the score network for music, working on constant-Q coefficients (Svento et al. 2025, sec. 3.1.2)."""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from nldiff.networks.layers import (
+    Conv,
+    DilatedLayer,
+    MagnitudePreservingLayer,
+    NoiseEmbedding,
+    downsample_time,
+    upsample_time,
+)
+from nldiff.transforms import ConstantQ
+
+
+class CQTUNet(nn.Module):
+    """U-Net over octaves: every level halves the time rate and joins the next lower octave to the frequency axis.
+
+    Level k works on octaves 0 (highest) .. k at the frame rate of octave k; the linear group below the lowest octave
+    joins at the deepest level. Real and imaginary parts, `patch[0]` neighbouring bins and `patch[1]` neighbouring
+    frames are the input channels.
+
+    Args:
+        channels: channels per level, one entry per octave.
+        layers: residual layers per level, in the encoder and again in the decoder.
+        bottleneck: residual layers between encoder and decoder.
+        layer: "dilated" (the paper's; dilation 2^i along frequency) or "magnitude_preserving".
+        patch: bins and frames folded into channels; (1, 1) for the paper.
+        bins_per_octave: bands per octave, a multiple of `patch[0]`.
+        window: window of the transform, see `ConstantQ`.
+        position_embedding: add a learned offset per channel and frequency, so that layers know the pitch.
+        embedding: width of the noise-level embedding.
+        gradient_checkpointing: recompute residual layers in the backward pass; slower, needs less memory.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        layers: list[int],
+        bottleneck: int = 0,
+        layer: str = "dilated",
+        patch: tuple[int, int] = (1, 1),
+        bins_per_octave: int = 32,
+        window: str = "kaiser",
+        position_embedding: bool = False,
+        embedding: int = 256,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(layers):
+            raise ValueError(f"{len(channels)} channels and {len(layers)} layers: one of each per octave expected")
+        if bins_per_octave % patch[0]:
+            raise ValueError(f"{bins_per_octave} bins per octave are no multiple of patch {patch[0]}")
+        if layer not in ("dilated", "magnitude_preserving"):
+            raise ValueError(f"layer '{layer}': dilated or magnitude_preserving expected")
+        self.patch, self.gradient_checkpointing = tuple(patch), gradient_checkpointing
+        self.compute_dtype = torch.float32
+        octaves = len(channels)
+        # A frame patch at the deepest level needs an even number of frames there: start from longer granules.
+        self.transform = ConstantQ(octaves, bins_per_octave, window)
+        normalise = layer == "magnitude_preserving"
+        self.noise_embedding = NoiseEmbedding(embedding, normalise=normalise)
+        folded, rows = 2 * patch[0] * patch[1], bins_per_octave // patch[0]
+
+        def stack(width: int, count: int) -> nn.ModuleList:
+            if normalise:
+                return nn.ModuleList(MagnitudePreservingLayer(width, embedding) for _ in range(count))
+            return nn.ModuleList(DilatedLayer(width, embedding, 2**i) for i in range(count))
+
+        groups = [*channels, channels[-1]]
+        self.inputs = nn.ModuleList(Conv(folded, c, normalise=normalise) for c in groups)
+        self.outputs = nn.ModuleList(Conv(c, folded, normalise=normalise) for c in groups)
+        # Starts near zero: an untrained denoiser then returns c_skip * x.
+        self.output_gain = nn.Parameter(torch.full((octaves + 1,), 1e-3))
+        self.position = (
+            nn.ParameterList(torch.zeros(1, c, rows, 1) for c in groups) if position_embedding else None
+        )
+        self.down = nn.ModuleList(
+            Conv(a, b, normalise=normalise) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.up = nn.ModuleList(
+            Conv(b, a, normalise=normalise) for a, b in zip(channels[:-1], channels[1:], strict=True)
+        )
+        self.encoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
+        self.bottleneck = stack(channels[-1], bottleneck)
+        self.decoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights."""
+        self.compute_dtype = dtype
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.freeze()
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """`x` [batch, time] float32 at unit variance, `c_noise` [batch] -> [batch, time] float32. Any length."""
+        samples = x.shape[-1]
+        padded = -(-samples // self._granule) * self._granule
+        groups = self.transform.forward(nn.functional.pad(x, (0, padded - samples)))
+        embedding = self.noise_embedding(c_noise)
+
+        skips = []
+        h = None
+        for k, stack in enumerate(self.encoder):
+            low = self._enter(k, groups[k])
+            if h is None:
+                h = low
+            else:
+                parts = [low, self.down[k - 1](downsample_time(h))]
+                if k == len(self.encoder) - 1:
+                    parts.insert(0, self._enter(k + 1, groups[k + 1]))
+                h = torch.cat(parts, dim=2).contiguous(memory_format=torch.channels_last)
+            h = self._run(stack, h, embedding)
+            skips.append(h)
+        assert h is not None
+        h = self._run(self.bottleneck, h, embedding)
+
+        outputs: list[Tensor] = [torch.empty(0)] * len(groups)
+        rows = self.position_rows
+        for k in reversed(range(len(self.decoder))):
+            h = self._run(self.decoder[k], torch.add(h, skips[k]) * 0.5**0.5, embedding)
+            if k == len(self.decoder) - 1:
+                outputs[k + 1] = self._leave(k + 1, h[:, :, :rows])
+                h = h[:, :, rows:]
+            outputs[k] = self._leave(k, h[:, :, :rows])
+            if k:
+                h = upsample_time(self.up[k - 1](_channels_last(h[:, :, rows:])))
+        return self.transform.inverse(outputs, padded)[:, :samples]
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the frequency axis that one octave takes."""
+        return self.transform.bins_per_octave // self.patch[0]
+
+    @property
+    def _granule(self) -> int:
+        return self.transform.granule * self.patch[1]
+
+    def _run(self, stack: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        assert isinstance(stack, nn.ModuleList)
+        for layer in stack:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                h = checkpoint(layer, h, embedding, use_reentrant=False)
+            else:
+                h = layer(h, embedding)
+        return h
+
+    def _enter(self, k: int, coefficients: Tensor) -> Tensor:
+        """Complex [batch, bins, frames] -> features [batch, channels, bins / p, frames / q]."""
+        p, q = self.patch
+        x = torch.view_as_real(coefficients).unflatten(2, (-1, q)).unflatten(1, (-1, p))  # b, F, p, T, q, 2
+        x = x.permute(0, 2, 4, 5, 1, 3).flatten(1, 3)
+        h = self.inputs[k](x.to(self.compute_dtype, memory_format=torch.channels_last))
+        if self.position is not None:
+            h = h + self.position[k].to(h.dtype, memory_format=torch.channels_last)
+        return h
+
+    def _leave(self, k: int, h: Tensor) -> Tensor:
+        """Inverse of `_enter`: features -> complex coefficients, float32."""
+        p, q = self.patch
+        x = self.outputs[k](_channels_last(h)).float() * self.output_gain[k]
+        x = x.unflatten(1, (p, q, 2)).permute(0, 4, 1, 5, 2, 3)  # b, F, p, T, q, 2
+        return torch.view_as_complex(x.flatten(3, 4).flatten(1, 2).contiguous())
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)

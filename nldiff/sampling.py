@@ -1,0 +1,248 @@
+"""Posterior sampling: blind, informed and unconditional, in one loop (Alg. 1 of Svento et al. 2025)."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nldiff.diffusion import Denoiser
+from nldiff.errors import NldiffError
+from nldiff.likelihood import CompressedSTFTCost, guidance_scale
+from nldiff.waveshapers import Waveshaper
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """Settings of the posterior sampler; the defaults are the paper's for guitar.
+
+    Attributes:
+        steps: diffusion steps.
+        sigma_max, sigma_min, rho: noise schedule, see `karras_schedule`.
+        churn: S_churn, amount of noise added and removed again over the whole run; 0 is deterministic.
+        noise_scale: S_noise, scale of that noise.
+        heun: second-order steps, twice the network evaluations.
+        zeta: strength of the guidance, eq. 9.
+        through_denoiser: take the guidance gradient through the network (eq. 7); False takes it at the denoised
+            estimate, which needs no backward pass.
+        operator_iterations, operator_learning_rate, operator_betas: Adam steps on the curve in every diffusion step.
+        operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion step,
+            that the curve is fitted on; 0 segments: the whole item.
+    """
+
+    steps: int = 50
+    sigma_max: float = 1.0
+    sigma_min: float = 1e-5
+    rho: float = 7.0
+    churn: float = 20.0
+    noise_scale: float = 1.0
+    heun: bool = False
+    zeta: float = 0.3
+    through_denoiser: bool = True
+    operator_iterations: int = 20
+    operator_learning_rate: float = 0.02
+    operator_betas: tuple[float, float] = (0.9, 0.99)
+    operator_segments: int = 0
+    operator_segment_length: int = 16384
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the callback of `sample` gets after every diffusion step.
+
+    `cost` is [batch], `x0` the denoised estimate [batch, time] in the prior's level; do not modify them.
+    """
+
+    index: int
+    steps: int
+    sigma: float
+    cost: Tensor
+    x0: Tensor
+    curve: Callable[[Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Result of `sample`.
+
+    Attributes:
+        audio: samples from the posterior, [batch, time], at the prior's level.
+        curve: the fitted waveshaper, the known distortion, or None.
+        cost: eq. 8 in every diffusion step, [steps, batch]; zeros for unconditional samples.
+        evaluations: network evaluations per item.
+        seconds: wall time.
+        settings, schedule: what was run.
+    """
+
+    audio: Tensor
+    curve: Callable[[Tensor], Tensor] | None
+    cost: Tensor
+    evaluations: int
+    seconds: float
+    settings: SamplerSettings = field(repr=False)
+    schedule: Tensor = field(repr=False)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per item, so that an item's noise depends neither on its neighbours nor on the device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def draw_noise(like: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
+    """Unit-variance noise [batch, time], item i from `sources[i]`."""
+    noise = torch.stack([torch.randn(like.shape[1], generator=source) for source in sources])
+    return noise.to(like)
+
+
+def level_scale(x0: Tensor, level: float, groups: int) -> Tensor:
+    """Factors [batch, 1] that bring each group of consecutive items of `x0` to RMS `level`.
+
+    Blind restoration cannot tell the scale of the signal from that of the curve, so the estimate's is held fixed.
+    """
+    rms = x0.reshape(groups, -1).square().mean(1).sqrt().clamp(min=1e-8)
+    return (level / rms).repeat_interleave(len(x0) // groups)[:, None]
+
+
+def sample(
+    denoiser: Denoiser,
+    y: Tensor | None,
+    curve: Callable[[Tensor], Tensor] | None,
+    schedule: Tensor,
+    settings: SamplerSettings,
+    sources: Sequence[torch.Generator],
+    *,
+    shape: tuple[int, int] | None = None,
+    level: float | None = None,
+    cost: CompressedSTFTCost | None = None,
+    batch_size: int | None = None,
+    callback: Callable[[Step], None] | None = None,
+) -> Posterior:
+    """Draw from p(x | y) by guided reverse diffusion (Alg. 1), or from p(x) without an observation.
+
+    Blind: `curve` is a `Waveshaper`, already reset; its parameters are fitted on the way. Informed: `curve` is any
+    differentiable function. Unconditional: `y` and `curve` are None and `shape` says what to draw.
+
+    Args:
+        denoiser: D(x, sigma).
+        y: observation [batch, time] at about the prior's level.
+        curve: the distortion or its model; a `Waveshaper` with P parameter sets serves P groups of consecutive items.
+        schedule: noise levels [steps + 1], ending with 0; the last but one not below what the denoiser was trained on.
+        settings: everything else.
+        sources: one CPU generator per item.
+        shape: [batch, time] of unconditional samples.
+        level: RMS that the estimate of each group is held at; None leaves the scale free (informed).
+        cost: likelihood; eq. 8 with the guitar's constants by default.
+        batch_size: items in one network call, to bound memory; all by default. The result does not depend on it.
+        callback: called after every step.
+
+    Returns:
+        The samples with the fitted curve and the cost trace.
+
+    Raises:
+        NldiffError: the state stopped being finite.
+    """
+    started = time.monotonic()
+    if y is None:
+        assert shape is not None, "unconditional sampling needs a shape"
+        y_or_zero = torch.zeros(shape, device=schedule.device)
+    else:
+        y_or_zero = y
+    items = len(y_or_zero)
+    batch_size = min(batch_size or items, items)
+    cost = cost or CompressedSTFTCost()
+    waveshaper = curve if isinstance(curve, Waveshaper) else None
+    groups = waveshaper.batch if waveshaper is not None else items
+    optimiser = None
+    if waveshaper is not None:
+        optimiser = torch.optim.Adam(
+            waveshaper.parameters(), lr=settings.operator_learning_rate, betas=settings.operator_betas
+        )
+    compare = cost.prepare(y_or_zero)
+    evaluations = 0
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        return denoiser(x, torch.full((len(x),), sigma, device=x.device))
+
+    def guided(x: Tensor, sigma: float, fit: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Denoised estimate, slope dx/dsigma of the guided ODE and cost at one noise level."""
+        nonlocal evaluations
+        leaves = [part.detach() for part in x.split(batch_size)]
+        through = y is not None and settings.through_denoiser
+        # The graph of a single part is kept for the guidance; those of several are made again, one at a time.
+        keep = through and len(leaves) == 1
+        with torch.set_grad_enabled(keep):
+            parts = [denoise(leaf.requires_grad_(keep), sigma) for leaf in leaves]
+        evaluations += 1
+        x0 = torch.cat([part.detach() for part in parts])
+        scale = torch.ones(items, 1, device=x.device) if level is None else level_scale(x0, level, groups)
+        x0 = x0 * scale
+        slope = (x - x0) / sigma
+        if y is None or curve is None:
+            return x0, slope, torch.zeros(items, device=x.device)
+        if waveshaper is not None and optimiser is not None and fit:
+            _fit(waveshaper, optimiser, cost, x0, y, settings, sources)
+        estimate = x0.clone().requires_grad_(True)
+        value = compare(curve(estimate))
+        (gradient,) = torch.autograd.grad(value.sum(), estimate)
+        if through:
+            seeds = (gradient * scale).split(batch_size)
+            pulled = []
+            for leaf, part, seed in zip(leaves, parts, seeds, strict=True):
+                if not keep:
+                    part = denoise(leaf.requires_grad_(True), sigma)
+                pulled.append(torch.autograd.grad(part, leaf, seed)[0])
+            gradient = torch.cat(pulled)
+        return x0, slope + sigma * guidance_scale(gradient, sigma, settings.zeta)[:, None] * gradient, value.detach()
+
+    x = y_or_zero + schedule[0] * draw_noise(y_or_zero, sources)
+    gamma = min(settings.churn / settings.steps, 2**0.5 - 1)
+    trace = []
+    levels = schedule.tolist()
+    for index, (sigma, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        raised = sigma * (1 + gamma)
+        if gamma:
+            extra = settings.noise_scale * (raised**2 - sigma**2) ** 0.5
+            x = x + extra * draw_noise(x, sources)
+        x0, slope, costs = guided(x, raised, fit=True)
+        step = following - raised
+        ahead = x + step * slope
+        if settings.heun and following > 0:
+            _, second, _ = guided(ahead, following, fit=False)
+            ahead = x + step * (slope + second) / 2
+        x = ahead
+        if not torch.isfinite(x).all():
+            raise NldiffError(
+                f"sampling diverged in step {index + 1} of {len(levels) - 1} (noise level {sigma:.2g}): "
+                f"try a smaller zeta than {settings.zeta:g} or more steps"
+            )
+        trace.append(costs)
+        if callback is not None:
+            callback(Step(index, len(levels) - 1, sigma, costs, x0, curve))
+    seconds = time.monotonic() - started
+    return Posterior(x, curve, torch.stack(trace), evaluations, seconds, settings, schedule)
+
+
+def _fit(
+    waveshaper: Waveshaper,
+    optimiser: torch.optim.Optimizer,
+    cost: CompressedSTFTCost,
+    x0: Tensor,
+    y: Tensor,
+    settings: SamplerSettings,
+    sources: Sequence[torch.Generator],
+) -> None:
+    """Adam steps on the curve for a fixed denoised estimate: the inner loop of Alg. 1."""
+    length = settings.operator_segment_length
+    if settings.operator_segments and x0.shape[1] > length:
+        starts = torch.stack(
+            [torch.randint(x0.shape[1] - length + 1, (settings.operator_segments,), generator=s) for s in sources]
+        ).to(x0.device)
+        where = starts[:, :, None] + torch.arange(length, device=x0.device)
+        x0 = x0.gather(1, where.flatten(1)).reshape(-1, length)
+        y = y.gather(1, where.flatten(1)).reshape(-1, length)
+    shaped, compare = waveshaper.prepare(x0), cost.prepare(y)
+    for _ in range(settings.operator_iterations):
+        optimiser.zero_grad(set_to_none=True)
+        compare(shaped()).sum().backward()
+        optimiser.step()

@@ -1,0 +1,5 @@
+"""Invertible time-frequency transforms used by the networks."""
+
+from nldiff.transforms.cqt import ConstantQ
+
+__all__ = ["ConstantQ"]
