@@ -145,28 +145,45 @@ def check_observation(path: str | Path) -> ObservationStats:
             0.1 s or of more than two channels.
     """
     with _open(path) as file:
-        channels, rate, frames = file.channels, file.samplerate, file.frames
-        if channels > 2:
-            raise NldiffError(f"{path} has {channels} channels: mono or stereo expected")
-        if frames < MIN_SECONDS * rate:
-            raise NldiffError(
-                f"{path} is too short: {frames} samples at {rate} Hz, at least {MIN_SECONDS} s expected"
-            )
-        energy = 0.0
-        low = np.full(channels, np.inf)
-        high = np.full(channels, -np.inf)
-        for start in range(0, frames, _BLOCK_FRAMES):
-            block = _read_frames(file, path, min(_BLOCK_FRAMES, frames - start)).astype(np.float64)
-            energy += float(np.sum(block**2))
-            low = np.minimum(low, block.min(axis=1))
-            high = np.maximum(high, block.max(axis=1))
+        blocks = (
+            _read_frames(file, path, min(_BLOCK_FRAMES, file.frames - start))
+            for start in range(0, file.frames, _BLOCK_FRAMES)
+        )
+        return _stats(str(path), file.channels, file.samplerate, file.frames, blocks)
+
+
+def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> ObservationStats:
+    """`check_observation` for samples `[channels, time]` in memory, called `name` in messages.
+
+    Raises:
+        NldiffError: as `check_observation`.
+    """
+    if not np.isfinite(samples).all():
+        raise NldiffError(f"{name} contains NaN or infinite samples")
+    return _stats(name, samples.shape[0], sample_rate, samples.shape[1], [samples])
+
+
+def _stats(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> ObservationStats:
+    """Statistics of a recording that comes in blocks `[channels, n]`; refuses what cannot be restored."""
+    if channels > 2:
+        raise NldiffError(f"{name} has {channels} channels: mono or stereo expected")
+    if frames < MIN_SECONDS * rate:
+        raise NldiffError(f"{name} is too short: {frames} samples at {rate} Hz, at least {MIN_SECONDS} s expected")
+    energy = 0.0
+    low = np.full(channels, np.inf)
+    high = np.full(channels, -np.inf)
+    for block in blocks:
+        block = block.astype(np.float64)
+        energy += float(np.sum(block**2))
+        low = np.minimum(low, block.min(axis=1))
+        high = np.maximum(high, block.max(axis=1))
     minimum, maximum = float(low.min()), float(high.max())
     peak = max(-minimum, maximum)
     if peak < SILENCE_PEAK:
-        raise NldiffError(f"{path} is silent: nothing to restore")
+        raise NldiffError(f"{name} is silent: nothing to restore")
     if np.array_equal(low, high):
         values = " and ".join(dict.fromkeys(f"{value:g}" for value in low))
-        raise NldiffError(f"{path} is constant: every sample has the value {values}: nothing to restore")
+        raise NldiffError(f"{name} is constant: every sample has the value {values}: nothing to restore")
     return ObservationStats(
         float(np.sqrt(energy / (channels * frames))), peak, minimum, maximum, frames, rate, channels
     )
@@ -198,21 +215,18 @@ def rms(audio: NDArray[np.float32]) -> float:
     return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64)))) if audio.size else 0.0
 
 
-def match_level(audio: NDArray[np.float32], reference_rms: float, ceiling: float = 0.999) -> float:
+def match_level(level: float, peak: float, reference: float, ceiling: float = 0.999) -> float:
     """Find the gain for listening at equal level; level means RMS here, not a loudness model.
 
     Args:
-        audio: `[channels, time]`.
-        reference_rms: RMS to reach, linear.
+        level, peak: RMS and largest absolute sample of the signal, linear.
+        reference: RMS to reach, linear.
         ceiling: largest absolute sample allowed after the gain, linear.
 
     Returns:
-        `reference_rms / rms(audio)`, or `ceiling / peak` where that is less; 1 for silent audio.
+        `reference / level`, or `ceiling / peak` where that is less; 1 for silence.
     """
-    level = rms(audio)
-    if level == 0:
-        return 1.0
-    return min(reference_rms / level, ceiling / float(np.max(np.abs(audio))))
+    return min(reference / level, ceiling / peak) if level > 0 else 1.0
 
 
 @contextmanager

@@ -29,10 +29,16 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
                 raise NldiffError(f"'{text}': key=value expected")
         config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
         result = OmegaConf.to_object(config)
-    except OSError as error:
-        raise NldiffError(f"configuration {path} cannot be read: {error.strerror}") from error
-    except (OmegaConfBaseException, YAMLError) as error:
-        source = path if path is not None else "settings"
-        raise NldiffError(f"{source}: {str(error).splitlines()[0]}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise NldiffError(f"configuration {path} cannot be read: {_line(error)}") from error
+    except YAMLError as error:
+        raise NldiffError(f"configuration {path} is not YAML: {_line(error)}") from error
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise NldiffError(f"configuration: {key}{str(error).splitlines()[0]}") from error
     assert isinstance(result, schema)
     return result
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from nldiff import audio
 from nldiff.errors import NldiffError
 
 _ATTEMPTS = 20
@@ -52,34 +52,24 @@ class Crops(Dataset[Tensor]):
     to their duration; channels of a file count as separate recordings.
 
     Args:
-        folder: folder of audio files that soundfile can read, searched recursively; any sample rates.
+        folder: folder of audio files, searched recursively; any sample rates.
         sample_rate: rate of the crops in Hz.
         level: RMS of the crops before the random level change.
         augmentation: what is changed at random.
         seed: seed of everything random here.
 
     Raises:
-        NldiffError: the folder is missing or holds no audio.
+        NldiffError: the folder is missing or holds no audio, a file cannot be read; when indexed: a file is damaged
+            where the crop lies, or nearly everything is silent.
     """
 
     def __init__(
         self, folder: str | Path, sample_rate: int, level: float, augmentation: Augmentation, seed: int = 0
     ) -> None:
         self.sample_rate, self.level, self.augmentation, self.seed = sample_rate, level, augmentation, seed
-        root = Path(folder)
-        if not root.is_dir():
-            raise NldiffError(f"data folder {root} does not exist")
-        known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".oga"}
-        self.files = sorted(p for p in root.rglob("*") if p.suffix.lower() in known)
-        if not self.files:
-            raise NldiffError(f"data folder {root} holds no audio files")
-        self._info = []
-        for path in self.files:
-            try:
-                self._info.append(soundfile.info(path))
-            except soundfile.LibsndfileError as error:
-                raise NldiffError(f"{path}: cannot be read as audio ({error.error_string})") from error
-        self.seconds = np.array([info.frames / info.samplerate for info in self._info])
+        self.folder = Path(folder)
+        self.files = [audio.probe(path) for path in audio.find_audio([self.folder])]
+        self.seconds = np.array([file.frames / file.sample_rate for file in self.files])
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         """Crop number `item` of `step`, [length] float32."""
@@ -91,26 +81,23 @@ class Crops(Dataset[Tensor]):
             if rms > _SILENCE_RMS:
                 break
         else:
-            raise NldiffError(f"{_ATTEMPTS} crops in a row of {self.files[0].parent} are silent")
+            raise NldiffError(f"{_ATTEMPTS} crops in a row of {self.folder} are silent")
         gain = self.level / rms * 10 ** (self.augmentation.level_db * rng.standard_normal() / 20)
         if self.augmentation.polarity and rng.random() < 0.5:
             gain = -gain
         return torch.from_numpy((x * gain).astype(np.float32))
 
     def _draw(self, rng: np.random.Generator, length: int) -> np.ndarray:
-        index = rng.choice(len(self.files), p=self.seconds / self.seconds.sum())
-        info = self._info[index]
-        channel = rng.integers(info.channels)
+        file = self.files[rng.choice(len(self.files), p=self.seconds / self.seconds.sum())]
+        channel = rng.integers(file.channels)
         speed = 2 ** (self.augmentation.semitones * rng.uniform(-1, 1) / 12)
-        ratio = info.samplerate * speed / self.sample_rate
+        ratio = file.sample_rate * speed / self.sample_rate
         # A few samples more than needed: the resampler rounds its output length.
         wanted = int(np.ceil(length * ratio)) + 8
-        start = rng.integers(max(1, info.frames - wanted + 1))
-        with soundfile.SoundFile(self.files[index]) as file:
-            file.seek(start)
-            x = file.read(wanted, dtype="float32", always_2d=True)[:, channel]
+        start = rng.integers(max(1, file.frames - wanted + 1))
+        x = audio.read(file.path, int(start), wanted)[0][channel]
         if ratio != 1:
-            x = soxr.resample(x, info.samplerate * speed, self.sample_rate)
+            x = soxr.resample(x, file.sample_rate * speed, self.sample_rate)
         x = np.pad(x[:length], (0, max(0, length - len(x)))).astype(np.float64)
         if self.augmentation.eq_db:
             x = equalise(x, self.sample_rate, self.augmentation.eq_db * rng.standard_normal(5))

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 class Denoiser(Protocol):
     """`D(x, sigma)`: noisy audio [batch, time] at noise levels [batch] -> the expected clean audio [batch, time]."""
 
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Denoise `x`."""
+        ...
 
 
 class EDMDenoiser(nn.Module):

@@ -67,9 +67,7 @@ class CompressedSTFTCost(Cost):
 
         def cost(y_hat: Tensor) -> Tensor:
             if y_hat.shape != y.shape:
-                raise NldiffError(
-                    f"cost: estimate {tuple(y_hat.shape)} and observation {tuple(y.shape)} differ"
-                )
+                raise NldiffError(f"cost: estimate {tuple(y_hat.shape)} and observation {tuple(y.shape)} differ")
             distance: Tensor = _CompressedDistance.apply(y_hat, target, self)
             return distance
 

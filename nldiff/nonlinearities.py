@@ -123,9 +123,7 @@ DISTORTIONS: dict[str, DistortionSpec] = {
         "threshold",
         lambda peak: (1e-6 * peak, 1e3 * peak),
     ),
-    "soft_clip": DistortionSpec(
-        tanh_clip, {"gain": _size(10.0)}, "gain", lambda peak: (1e6 / peak, 1e-3 / peak)
-    ),
+    "soft_clip": DistortionSpec(tanh_clip, {"gain": _size(10.0)}, "gain", lambda peak: (1e6 / peak, 1e-3 / peak)),
     "soft_clip_r": DistortionSpec(
         soft_clip,
         {"threshold": _size(0.1), "hardness": Parameter(0.5, 0.0, 1.0)},
@@ -134,9 +132,7 @@ DISTORTIONS: dict[str, DistortionSpec] = {
     ),
     "wavefold": DistortionSpec(wavefold, {"threshold": _size(0.1)}, "threshold"),
     # the SDR need not fall steadily with the step: the calibration then finds one of several
-    "quantize": DistortionSpec(
-        quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)
-    ),
+    "quantize": DistortionSpec(quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)),
     "half_wave": DistortionSpec(half_wave),
     "full_wave": DistortionSpec(full_wave),
     "carbon_mic": DistortionSpec(
@@ -246,9 +242,7 @@ def calibrate(name: str, x: Tensor, sdr: float, **params: float) -> Distortion:
     x = x.detach().double().cpu()
     peak = x.abs().max().item() if x.numel() else 0.0
     if not 0 < peak < math.inf:
-        raise NldiffError(
-            f"distortion '{name}': cannot be calibrated to a signal that is silent or not finite"
-        )
+        raise NldiffError(f"distortion '{name}': cannot be calibrated to a signal that is silent or not finite")
 
     def excess(value: float) -> float:
         # no distortion at all is an infinite SDR; the root finder needs a finite one
@@ -315,8 +309,7 @@ def _check_parameter(name: str, key: str, value: float) -> None:
         raise NldiffError(f"distortion '{name}' has no parameter '{key}': known are {known}")
     if not table[key].low <= value <= table[key].high:
         raise NldiffError(
-            f"distortion '{name}': {key}={value:g} is out of range "
-            f"({table[key].low:g} to {table[key].high:g})"
+            f"distortion '{name}': {key}={value:g} is out of range ({table[key].low:g} to {table[key].high:g})"
         )
 
 

@@ -175,9 +175,7 @@ def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
         figure.savefig(temporary, dpi=dpi)
 
 
-def _draw_curves(
-    axes: "Axes", curves: Mapping[str, Signal], grid: Signal, truth: Signal | None, limit: float
-) -> None:
+def _draw_curves(axes: "Axes", curves: Mapping[str, Signal], grid: Signal, truth: Signal | None, limit: float) -> None:
     """Draw curves, identity and truth over inputs from -limit to limit."""
     x = as_float64(grid)
     drawn: list[FloatArray] = []

@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from nldiff.diffusion import Denoiser
 from nldiff.errors import NldiffError
-from nldiff.likelihood import CompressedSTFTCost, guidance_scale
+from nldiff.likelihood import CompressedSTFTCost, Cost, guidance_scale
 from nldiff.waveshapers import Waveshaper
 
 
@@ -24,11 +25,12 @@ class SamplerSettings:
         noise_scale: S_noise, scale of that noise.
         heun: second-order steps, twice the network evaluations.
         zeta: strength of the guidance, eq. 9.
-        through_denoiser: take the guidance gradient through the network (eq. 7); False takes it at the denoised
-            estimate, which needs no backward pass.
-        operator_iterations, operator_learning_rate, operator_betas: Adam steps on the curve in every diffusion step.
-        operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion step,
-            that the curve is fitted on; 0 segments: the whole item.
+        through_denoiser: take the guidance gradient through the network (eq. 7); False takes it at the
+            denoised estimate, which needs no backward pass.
+        operator_iterations, operator_learning_rate, operator_betas: Adam steps on the curve in every
+            diffusion step; Adam's state is kept from step to step.
+        operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion
+            step, that the curve is fitted on; 0 segments, or items that are no longer: the whole item.
     """
 
     steps: int = 50
@@ -51,7 +53,8 @@ class SamplerSettings:
 class Step:
     """What the callback of `sample` gets after every diffusion step.
 
-    `cost` is [batch], `x0` the denoised estimate [batch, time] in the prior's level; do not modify them.
+    `sigma` is the schedule's noise level, without what churn added; `cost` is [batch], `x0` the denoised
+    estimate [batch, time] at the prior's level; do not modify them.
     """
 
     index: int
@@ -70,7 +73,8 @@ class Posterior:
         audio: samples from the posterior, [batch, time], at the prior's level.
         curve: the fitted waveshaper, the known distortion, or None.
         cost: eq. 8 in every diffusion step, [steps, batch]; zeros for unconditional samples.
-        evaluations: network evaluations per item.
+        evaluations: network evaluations per item. Guidance through the network of more than one batch repeats
+            each of them, to bound memory; that is not counted.
         seconds: wall time.
         settings, schedule: what was run.
     """
@@ -85,20 +89,22 @@ class Posterior:
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per item, so that an item's noise depends neither on its neighbours nor on the device."""
+    """One CPU generator per item: its noise then depends neither on its neighbours nor on the device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def draw_noise(like: Tensor, sources: Sequence[torch.Generator]) -> Tensor:
     """Unit-variance noise [batch, time], item i from `sources[i]`."""
-    noise = torch.stack([torch.randn(like.shape[1], generator=source) for source in sources])
-    return noise.to(like)
+    # float32 whatever the audio's type: a seed means the same noise in every precision
+    draws = [torch.randn(like.shape[1], generator=source, dtype=torch.float32) for source in sources]
+    return torch.stack(draws).to(like)
 
 
 def level_scale(x0: Tensor, level: float, groups: int) -> Tensor:
     """Factors [batch, 1] that bring each group of consecutive items of `x0` to RMS `level`.
 
-    Blind restoration cannot tell the scale of the signal from that of the curve, so the estimate's is held fixed.
+    Blind restoration cannot tell the scale of the signal from that of the curve, so the estimate's is held
+    fixed.
     """
     rms = x0.reshape(groups, -1).square().mean(1).sqrt().clamp(min=1e-8)
     return (level / rms).repeat_interleave(len(x0) // groups)[:, None]
@@ -114,55 +120,64 @@ def sample(
     *,
     shape: tuple[int, int] | None = None,
     level: float | None = None,
-    cost: CompressedSTFTCost | None = None,
+    cost: Cost | None = None,
+    guidance: Callable[[Tensor, float, float], Tensor] = guidance_scale,
     batch_size: int | None = None,
     callback: Callable[[Step], None] | None = None,
 ) -> Posterior:
     """Draw from p(x | y) by guided reverse diffusion (Alg. 1), or from p(x) without an observation.
 
-    Blind: `curve` is a `Waveshaper`, already reset; its parameters are fitted on the way. Informed: `curve` is any
-    differentiable function. Unconditional: `y` and `curve` are None and `shape` says what to draw.
+    Blind: `curve` is a `Waveshaper`, already reset; its parameters are fitted on the way. Informed: `curve`
+    is any differentiable function, or a `Waveshaper` none of whose parameters requires a gradient.
+    Unconditional: `y` and `curve` are None and `shape` says what to draw.
 
     Args:
         denoiser: D(x, sigma).
         y: observation [batch, time] at about the prior's level.
-        curve: the distortion or its model; a `Waveshaper` with P parameter sets serves P groups of consecutive items.
-        schedule: noise levels [steps + 1], ending with 0; the last but one not below what the denoiser was trained on.
-        settings: everything else.
+        curve: the distortion or its model; a `Waveshaper` with P parameter sets serves P groups of
+            consecutive items.
+        schedule: noise levels [steps + 1], ending with 0; the last but one not below what the denoiser was
+            trained on.
+        settings: everything else; `steps`, `sigma_max`, `sigma_min` and `rho` are only recorded, the schedule
+            counts.
         sources: one CPU generator per item.
         shape: [batch, time] of unconditional samples.
         level: RMS that the estimate of each group is held at; None leaves the scale free (informed).
         cost: likelihood; eq. 8 with the guitar's constants by default.
-        batch_size: items in one network call, to bound memory; all by default. The result does not depend on it.
+        guidance: (gradient of the cost [batch, time], sigma, zeta) -> factors of that gradient [batch]; eq. 9
+            by default. With a negative log-likelihood as the cost and factors of 1 the guidance is the
+            likelihood score itself.
+        batch_size: items in one network call, to bound memory; all by default. The result does not depend on
+            it.
         callback: called after every step.
 
     Returns:
         The samples with the fitted curve and the cost trace.
 
     Raises:
-        NldiffError: the state stopped being finite.
+        NldiffError: the arguments do not fit together, or the state stopped being finite.
     """
     started = time.monotonic()
-    if y is None:
-        assert shape is not None, "unconditional sampling needs a shape"
-        y_or_zero = torch.zeros(shape, device=schedule.device)
-    else:
-        y_or_zero = y
-    items = len(y_or_zero)
+    if not (y is None) == (curve is None) == (shape is not None):
+        raise NldiffError("sampling needs either an observation and a curve or a shape alone")
+    start = y if y is not None else schedule.new_zeros(shape or ())
+    items = len(start)
+    if len(sources) != items:
+        raise NldiffError(f"sampling: {len(sources)} random generators for {items} items")
     batch_size = min(batch_size or items, items)
     cost = cost or CompressedSTFTCost()
     waveshaper = curve if isinstance(curve, Waveshaper) else None
     groups = waveshaper.batch if waveshaper is not None else items
     optimiser = None
-    if waveshaper is not None:
+    if waveshaper is not None and any(parameter.requires_grad for parameter in waveshaper.parameters()):
         optimiser = torch.optim.Adam(
             waveshaper.parameters(), lr=settings.operator_learning_rate, betas=settings.operator_betas
         )
-    compare = cost.prepare(y_or_zero)
+    compare = cost.prepare(start)
     evaluations = 0
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return denoiser(x, torch.full((len(x),), sigma, device=x.device))
+        return denoiser(x, x.new_full((len(x),), sigma))
 
     def guided(x: Tensor, sigma: float, fit: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Denoised estimate, slope dx/dsigma of the guided ODE and cost at one noise level."""
@@ -175,11 +190,11 @@ def sample(
             parts = [denoise(leaf.requires_grad_(keep), sigma) for leaf in leaves]
         evaluations += 1
         x0 = torch.cat([part.detach() for part in parts])
-        scale = torch.ones(items, 1, device=x.device) if level is None else level_scale(x0, level, groups)
+        scale = x.new_ones(items, 1) if level is None else level_scale(x0, level, groups)
         x0 = x0 * scale
         slope = (x - x0) / sigma
         if y is None or curve is None:
-            return x0, slope, torch.zeros(items, device=x.device)
+            return x0, slope, x.new_zeros(items)
         if waveshaper is not None and optimiser is not None and fit:
             _fit(waveshaper, optimiser, cost, x0, y, settings, sources)
         estimate = x0.clone().requires_grad_(True)
@@ -193,32 +208,34 @@ def sample(
                     part = denoise(leaf.requires_grad_(True), sigma)
                 pulled.append(torch.autograd.grad(part, leaf, seed)[0])
             gradient = torch.cat(pulled)
-        return x0, slope + sigma * guidance_scale(gradient, sigma, settings.zeta)[:, None] * gradient, value.detach()
+        score = -guidance(gradient, sigma, settings.zeta)[:, None] * gradient
+        return x0, slope - sigma * score, value.detach()
 
-    x = y_or_zero + schedule[0] * draw_noise(y_or_zero, sources)
-    gamma = min(settings.churn / settings.steps, 2**0.5 - 1)
-    trace = []
     levels = schedule.tolist()
-    for index, (sigma, following) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    steps = len(levels) - 1
+    x = start + levels[0] * draw_noise(start, sources)
+    gamma = min(settings.churn / steps, 2**0.5 - 1)
+    trace = []
+    for index, (sigma, following) in enumerate(pairwise(levels)):
         raised = sigma * (1 + gamma)
         if gamma:
             extra = settings.noise_scale * (raised**2 - sigma**2) ** 0.5
             x = x + extra * draw_noise(x, sources)
         x0, slope, costs = guided(x, raised, fit=True)
-        step = following - raised
-        ahead = x + step * slope
+        change = following - raised
+        ahead = x + change * slope
         if settings.heun and following > 0:
             _, second, _ = guided(ahead, following, fit=False)
-            ahead = x + step * (slope + second) / 2
+            ahead = x + change * (slope + second) / 2
         x = ahead
         if not torch.isfinite(x).all():
             raise NldiffError(
-                f"sampling diverged in step {index + 1} of {len(levels) - 1} (noise level {sigma:.2g}): "
+                f"sampling diverged in step {index + 1} of {steps} (noise level {sigma:.2g}): "
                 f"try a smaller zeta than {settings.zeta:g} or more steps"
             )
         trace.append(costs)
         if callback is not None:
-            callback(Step(index, len(levels) - 1, sigma, costs, x0, curve))
+            callback(Step(index, steps, sigma, costs, x0, curve))
     seconds = time.monotonic() - started
     return Posterior(x, curve, torch.stack(trace), evaluations, seconds, settings, schedule)
 
@@ -226,19 +243,18 @@ def sample(
 def _fit(
     waveshaper: Waveshaper,
     optimiser: torch.optim.Optimizer,
-    cost: CompressedSTFTCost,
+    cost: Cost,
     x0: Tensor,
     y: Tensor,
     settings: SamplerSettings,
     sources: Sequence[torch.Generator],
 ) -> None:
     """Adam steps on the curve for a fixed denoised estimate: the inner loop of Alg. 1."""
-    length = settings.operator_segment_length
-    if settings.operator_segments and x0.shape[1] > length:
-        starts = torch.stack(
-            [torch.randint(x0.shape[1] - length + 1, (settings.operator_segments,), generator=s) for s in sources]
-        ).to(x0.device)
-        where = starts[:, :, None] + torch.arange(length, device=x0.device)
+    count, length = settings.operator_segments, settings.operator_segment_length
+    if count and x0.shape[1] > length:
+        beyond = x0.shape[1] - length + 1
+        starts = torch.stack([torch.randint(beyond, (count,), generator=source) for source in sources])
+        where = starts.to(x0.device)[:, :, None] + torch.arange(length, device=x0.device)
         x0 = x0.gather(1, where.flatten(1)).reshape(-1, length)
         y = y.gather(1, where.flatten(1)).reshape(-1, length)
     shaped, compare = waveshaper.prepare(x0), cost.prepare(y)

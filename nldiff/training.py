@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,6 @@ class StepReport:
     step: int
     steps: int
     loss: float
-    seconds_per_step: float
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class _Process:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -116,7 +116,8 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 def segment_length(config: TrainingConfig, step: int) -> int:
     """Crop length of `step`, the same in every process."""
-    return int(np.random.default_rng([config.seed, step]).choice(config.segment_lengths))
+    # Four words, like `item_noise`: shorter seeds are filled up with zeros and would repeat those of the crops.
+    return int(np.random.default_rng([config.seed, step, 0, 2]).choice(config.segment_lengths))
 
 
 def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tuple[Tensor, Tensor]:
@@ -141,9 +142,7 @@ class _Batches(Sampler[list[tuple[int, int, int]]]):
             yield [(step, item, length) for item in items]
 
 
-def train(
-    config: TrainingConfig, resume: bool = False, on_step: Callable[[StepReport], None] | None = None
-) -> Path:
+def train(config: TrainingConfig, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> Path:
     """Train a prior and return the path of its file, `run_dir/prior.safetensors` (moving-average weights).
 
     Started by `torchrun`, every process takes its share of each step's items; the result is that of one process.
@@ -240,7 +239,7 @@ def _train(
             row = [step, loss, norm.item(), optimiser.param_groups[0]["lr"], seconds_before + seconds]
             _append(log, row)
             if on_step:
-                on_step(StepReport(step, config.steps, loss, seconds / (step - _first_step(loader))))
+                on_step(StepReport(step, config.steps, loss))
             if wandb_run:
                 wandb_run.log({"loss": loss, "gradient_norm": row[2]}, step=step)
             if step % config.val_every == 0 or step == config.steps:
@@ -332,11 +331,6 @@ def _mean_over_processes(value: Tensor, process: _Process) -> float:
         dist.all_reduce(value)
         value = value / process.world
     return value.item()
-
-
-def _first_step(loader: DataLoader[Tensor]) -> int:
-    assert isinstance(loader.batch_sampler, _Batches)
-    return loader.batch_sampler.first_step
 
 
 def _start_log(path: Path, header: list[str], step: int) -> None:

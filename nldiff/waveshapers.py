@@ -98,9 +98,7 @@ class Waveshaper(nn.Module, ABC):
             NldiffError: if the number of items or generators does not fit.
         """
         if len(generators) != self.batch:
-            raise NldiffError(
-                f"waveshaper reset: {len(generators)} random generators for {self.batch} parameter sets"
-            )
+            raise NldiffError(f"waveshaper reset: {len(generators)} random generators for {self.batch} parameter sets")
         self._initialise(self._group(y), generators)
 
     @torch.no_grad()
@@ -122,9 +120,9 @@ class SumTanh(Waveshaper):
 
     `g` is `input_gain`. With `g = 1` this is the paper's family. Audio at an RMS of 0.06 then uses the almost
     linear part of every term: the terms are nearly collinear (condition number 1e8 on |x| < 0.3), and sharp
-    knees need huge cancelling weights. A larger `g` brings the bends down to the level of the audio. The
-    division by `g` keeps the slope at zero, `sum_q q a_q`, and with it the scale of the weights, independent
-    of `g`.
+    knees need large weights that cancel one another. A larger `g` moves the bends down to the level of the
+    audio: knees get sharper, but curves that do not bend below a level of about `1 / g` get worse. The
+    division by `g` keeps the slope at zero, `sum_q q a_q`, independent of `g`.
 
     It starts at `a_1 = 1`, all others 0: slope exactly 1 at zero, and for `g = 1` at most 0.009 away from the
     identity for |x| < 0.3. A least-squares fit of the identity would come closer only by weights that cancel
@@ -217,7 +215,7 @@ class CatmullRom(Waveshaper):
         _require(points >= 3 and points % 2 == 1, "points", points, "an odd number, at least 3")
         _require(0 < mu < math.inf, "mu", mu, "positive and finite")
         self.mu = mu
-        p = torch.arange(1 - points, points, 2, dtype=torch.float64) / (points - 1)  # exactly zero in the middle
+        p = torch.arange(1 - points, points, 2, dtype=torch.float64) / (points - 1)  # zero is exact
         inner = p.sign() * torch.expm1(p.abs() * math.log1p(mu)) / mu
         beyond = torch.tensor([1 + 2 / points], dtype=torch.float64)
         # the pieces: a line, N - 1 segments, a line; a line measures s in the width of the adjacent segment

@@ -36,13 +36,13 @@ def perturbed(name: str, batch: int, dtype: torch.dtype = torch.float64, **optio
     (generator,) = generators(100)
     with torch.no_grad():
         for parameter in shaper.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return shaper
 
 
 def audio(items: int, length: int, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor:
     """Noise that reaches beyond +-1, where the spline ends."""
-    return 0.7 * torch.randn(items, length, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(items, length, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def slow_spline(values: list[float], grid: list[float], x: float) -> float:
@@ -116,7 +116,7 @@ def test_prepared_evaluation_equals_forward(name: str) -> None:
     for step in range(2):
         with torch.no_grad():  # the prepared function must follow the parameters
             for parameter in shaper.parameters():
-                parameter += 0.05 * step
+                parameter.add_(0.05 * step)
         expected = torch.autograd.grad((shaper(x) * weights).sum(), list(shaper.parameters()))
         torch.testing.assert_close(evaluate(), shaper(x), rtol=0, atol=0)
         gradients = torch.autograd.grad((evaluate() * weights).sum(), list(shaper.parameters()))
@@ -175,9 +175,9 @@ def three_tanh(x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "target", "start_error", "error"),
     [
-        ("ccr", hard_clip, 0.05, 1e-3),
-        ("mlp", hard_clip, 0.05, 5e-3),
-        ("sumtanh", three_tanh, 0.04, 1e-3),
+        ("ccr", hard_clip, 0.05, 1.5e-3),
+        ("mlp", hard_clip, 0.05, 2e-3),
+        ("sumtanh", three_tanh, 0.05, 2e-3),
     ],
 )
 def test_adam_fits_a_known_curve(

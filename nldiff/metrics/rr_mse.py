@@ -86,9 +86,7 @@ def input_gain(
         for sign in (1.0, -1.0):
             lowest, centre = min((error(log, sign), log) for log in logs)
             bounds = (max(centre - step, logs[0]), min(centre + step, logs[-1]))
-            best = minimize_scalar(
-                error, bounds=bounds, args=(sign,), method="bounded", options={"xatol": 1e-6}
-            )
+            best = minimize_scalar(error, bounds=bounds, args=(sign,), method="bounded", options={"xatol": 1e-6})
             candidates += [(lowest, sign * float(np.exp(centre))), (best.fun, sign * float(np.exp(best.x)))]
     smallest, gain = min(candidates, key=lambda candidate: candidate[0])
     return gain, smallest

@@ -1,14 +1,15 @@
 """Score networks by name; a new one is a class and a line in this table."""
 
-from torch import nn
+from typing import Any
 
 from nldiff.errors import NldiffError
 from nldiff.networks.cqtunet import CQTUNet
+from nldiff.networks.layers import ScoreNetwork
 
-NETWORKS: dict[str, type[nn.Module]] = {"cqtunet": CQTUNet}
+NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet}
 
 
-def make_network(name: str, **arguments: object) -> nn.Module:
+def make_network(name: str, **arguments: Any) -> ScoreNetwork:
     """Build a score network from its name and constructor arguments.
 
     Raises:

@@ -1,5 +1,7 @@
 """CQT U-Net: the score network for music, working on constant-Q coefficients (Svento et al. 2025, sec. 3.1.2)."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -9,13 +11,14 @@ from nldiff.networks.layers import (
     DilatedLayer,
     MagnitudePreservingLayer,
     NoiseEmbedding,
+    ScoreNetwork,
     downsample_time,
     upsample_time,
 )
 from nldiff.transforms import ConstantQ
 
 
-class CQTUNet(nn.Module):
+class CQTUNet(ScoreNetwork):
     """U-Net over octaves: every level halves the time rate and joins the next lower octave to the frequency axis.
 
     Level k works on octaves 0 (highest) .. k at the frame rate of octave k; the linear group below the lowest octave
@@ -51,14 +54,16 @@ class CQTUNet(nn.Module):
         super().__init__()
         if len(channels) != len(layers):
             raise ValueError(f"{len(channels)} channels and {len(layers)} layers: one of each per octave expected")
+        if len(channels) < 2:
+            raise ValueError(f"{len(channels)} octave(s): at least 2 expected")
         if bins_per_octave % patch[0]:
             raise ValueError(f"{bins_per_octave} bins per octave are no multiple of patch {patch[0]}")
         if layer not in ("dilated", "magnitude_preserving"):
             raise ValueError(f"layer '{layer}': dilated or magnitude_preserving expected")
+        if layer == "dilated" and any(c % DilatedLayer.groups for c in channels):
+            raise ValueError(f"channels {list(channels)}: multiples of {DilatedLayer.groups} expected")
         self.patch, self.gradient_checkpointing = tuple(patch), gradient_checkpointing
-        self.compute_dtype = torch.float32
         octaves = len(channels)
-        # A frame patch at the deepest level needs an even number of frames there: start from longer granules.
         self.transform = ConstantQ(octaves, bins_per_octave, window)
         normalise = layer == "magnitude_preserving"
         self.noise_embedding = NoiseEmbedding(embedding, normalise=normalise)
@@ -74,26 +79,12 @@ class CQTUNet(nn.Module):
         self.outputs = nn.ModuleList(Conv(c, folded, normalise=normalise) for c in groups)
         # Starts near zero: an untrained denoiser then returns c_skip * x.
         self.output_gain = nn.Parameter(torch.full((octaves + 1,), 1e-3))
-        self.position = (
-            nn.ParameterList(torch.zeros(1, c, rows, 1) for c in groups) if position_embedding else None
-        )
-        self.down = nn.ModuleList(
-            Conv(a, b, normalise=normalise) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
-        self.up = nn.ModuleList(
-            Conv(b, a, normalise=normalise) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.position = nn.ParameterList(torch.zeros(1, c, rows, 1) for c in groups) if position_embedding else None
+        self.down = nn.ModuleList(Conv(a, b, normalise=normalise) for a, b in pairwise(channels))
+        self.up = nn.ModuleList(Conv(b, a, normalise=normalise) for a, b in pairwise(channels))
         self.encoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
         self.bottleneck = stack(channels[-1], bottleneck)
         self.decoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
-
-    def freeze(self, dtype: torch.dtype) -> None:
-        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights."""
-        self.compute_dtype = dtype
-        self.requires_grad_(False)
-        for module in self.modules():
-            if isinstance(module, Conv):
-                module.freeze()
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """`x` [batch, time] float32 at unit variance, `c_noise` [batch] -> [batch, time] float32. Any length."""
@@ -137,6 +128,7 @@ class CQTUNet(nn.Module):
 
     @property
     def _granule(self) -> int:
+        # The deepest level, with one frame per granule of the transform, needs whole patches of frames too.
         return self.transform.granule * self.patch[1]
 
     def _run(self, stack: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:

@@ -46,17 +46,17 @@ class Conv(nn.Module):
         return w.to(dtype, memory_format=torch.channels_last)
 
     def freeze(self) -> None:
-        """Prepare the kernel once per compute type from now on, for inference; no gradients for the weights."""
-        self.weight.requires_grad_(False)
+        """Prepare the kernel once per compute type from now on; the weights must not change any more."""
         self._kernels = {}
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x` [batch, inputs, frequency, time] -> [batch, outputs, frequency, time], same type."""
         if self._kernels is None:
             w = self.kernel(x.dtype)
         else:
-            w = self._kernels.get(x.dtype)
-            if w is None:
-                w = self._kernels[x.dtype] = self.kernel(x.dtype)
+            if x.dtype not in self._kernels:
+                self._kernels[x.dtype] = self.kernel(x.dtype)
+            w = self._kernels[x.dtype]
         return F.conv2d(x, w, padding=self.padding, dilation=(self.dilation, 1))
 
 
@@ -80,6 +80,23 @@ def upsample_time(x: Tensor) -> Tensor:
     return y.contiguous(memory_format=torch.channels_last)
 
 
+class ScoreNetwork(nn.Module):
+    """Base of the score networks: F(x, c_noise), [batch, time] at unit variance and [batch] -> [batch, time].
+
+    `compute_dtype` is the type of the convolutions; inputs, outputs and parameters are float32.
+    """
+
+    compute_dtype: torch.dtype = torch.float32
+
+    def freeze(self, dtype: torch.dtype) -> None:
+        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights."""
+        self.compute_dtype = dtype
+        self.requires_grad_(False)
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.freeze()
+
+
 class NoiseEmbedding(nn.Module):
     """`c_noise` [batch] -> features [batch, width, 1, 1]: random Fourier features and a small MLP, float32."""
 
@@ -95,6 +112,7 @@ class NoiseEmbedding(nn.Module):
             self.mlp.extend([Conv(inputs, outputs, normalise=normalise), nn.SiLU()])
 
     def forward(self, c_noise: Tensor) -> Tensor:
+        """`c_noise` [batch] float32 -> [batch, width, 1, 1] float32."""
         phase = 2 * math.pi * c_noise[:, None] * self.frequencies
         fourier = torch.cat([phase.cos(), phase.sin()], dim=-1) * 2**0.5
         return self.mlp(fourier[:, :, None, None])
@@ -121,6 +139,7 @@ class DilatedLayer(nn.Module):
         self.conv = Conv(channels, channels, (5, 3), dilation=dilation, gain=1.4)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         scale, gate = self.modulation(embedding).chunk(2, dim=1)
         # The statistics are reduced per channel first, so that norm and modulation are a single multiplication.
         energy = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.float32).square()
@@ -146,6 +165,7 @@ class MagnitudePreservingLayer(nn.Module):
         self.modulation_gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         # The constants 1/0.596 and 0.3/0.7616 are folded into the multiplications that are needed anyway.
         scale = 1 + self.modulation_gain * self.modulation(embedding)
         y = self.first(F.silu(x)) * _match(scale / 0.596, x)

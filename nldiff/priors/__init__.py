@@ -65,9 +65,7 @@ def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
         save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(config)})
 
 
-def load_prior(
-    name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> Prior:
+def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Prior:
     """Load a shipped prior by name or any prior file by path; nothing is downloaded, nothing is unpickled.
 
     Args:
@@ -97,10 +95,17 @@ def read_config(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise NldiffError(f"prior {path} cannot be read: {error}") from error
+        raise NldiffError(f"prior {path} cannot be read: {str(error).splitlines()[0]}") from error
     if metadata.get("format") != _FORMAT:
         raise NldiffError(f"{path} is not an nldiff prior (format '{metadata.get('format')}')")
-    return json.loads(metadata["config"])
+    try:
+        config = json.loads(metadata.get("config", ""))
+    except json.JSONDecodeError as error:
+        raise NldiffError(f"prior {path} is damaged: its configuration is not JSON") from error
+    missing = {"network", "sample_rate", "sigma_data", "sigma_min"} - config.keys()
+    if missing:
+        raise NldiffError(f"prior {path} is damaged: its configuration lacks {', '.join(sorted(missing))}")
+    return config
 
 
 def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> Prior:
@@ -110,7 +115,7 @@ def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> Prior:
             weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
         network = make_network(**config["network"])
         network.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError, KeyError) as error:
+    except (SafetensorError, OSError, RuntimeError, NldiffError) as error:
         raise NldiffError(f"prior {path} is damaged: {str(error).splitlines()[0]}") from error
     network.to(device).eval()
     network.freeze(dtype or fast_dtype(device))

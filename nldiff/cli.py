@@ -1,0 +1,215 @@
+"""Command line: `nldiff restore` (also `infer.py`) and `nldiff train` (also `train_prior.py`)."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import nldiff
+from nldiff import audio as audio_io
+from nldiff.config import load_config
+from nldiff.errors import NldiffError
+from nldiff.files import Outputs, restore_file
+from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
+from nldiff.priors import SHIPPED, Prior, load_prior
+from nldiff.restore import RestoreConfig, choose_device, sampler_settings
+from nldiff.training import StepReport, TrainingConfig, train
+from nldiff.waveshapers import WAVESHAPERS
+
+_FAILED, _INTERRUPTED = 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the `nldiff` command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    commands = {"restore": infer_main, "train": train_main}
+    parser = argparse.ArgumentParser(
+        prog="nldiff",
+        description=nldiff.__doc__,
+        epilog="'nldiff COMMAND --help' shows the options of a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"nldiff {nldiff.__version__}")
+    parser.add_argument("command", choices=commands, help="restore distorted recordings, or train a prior")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    return commands[options.command](options.rest, f"nldiff {options.command}")
+
+
+def infer_main(arguments: Sequence[str] | None = None, prog: str = "infer.py") -> int:
+    """Entry point of `infer.py` and of `nldiff restore`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Restore distorted recordings.", allow_abbrev=False)
+    add_restore_arguments(parser)
+    return _guarded(restore_command, parser.parse_intermixed_args(arguments))
+
+
+def train_main(arguments: Sequence[str] | None = None, prog: str = "train_prior.py") -> int:
+    """Entry point of `train_prior.py` and of `nldiff train`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Train a prior on clean audio.", allow_abbrev=False)
+    add_train_arguments(parser)
+    return _guarded(train_command, parser.parse_intermixed_args(arguments))
+
+
+def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `nldiff restore`."""
+    names = ", ".join(DISTORTIONS)
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio file or folder; key=value changes any setting of --config",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add("--prior", help=f"{', '.join(SHIPPED)} or a prior file (default: guitar)")
+    add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
+    add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
+    add(
+        "--samples",
+        type=int,
+        default=1,
+        metavar="N",
+        help="independent restorations of every input (default: 1)",
+    )
+    add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
+    add("--device", help="auto, cpu, cuda or mps (default: auto)")
+    add("--known", metavar="NAME:PARAM=VALUE,…", help=f"the distortion, if it is known: {names}")
+    add(
+        "--distort",
+        metavar="NAME:sdr=3",
+        help="distort the clean INPUT first and score the result against it",
+    )
+    add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    add("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `nldiff train`."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/train")
+    parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
+
+
+def restore_command(options: argparse.Namespace) -> int:
+    """Restore every input; a bad one is reported and the others go on."""
+    known, distort = _known(options.known), parse_distortion(options.distort) if options.distort else None
+    overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
+    paths = audio_io.find_audio([text for text in options.inputs if text not in overrides])
+    config = load_config(RestoreConfig, options.config, [*overrides, *_flags(options)])
+    if options.samples < 1:
+        raise NldiffError(f"--samples {options.samples}: at least 1 expected")
+    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
+    if count > 1:
+        raise NldiffError(f"{count} inputs are called '{stem}' and would overwrite each other: restore them separately")
+    prior = load_prior(config.prior, choose_device(config.device))
+    failed = False
+    for path in paths:
+        try:
+            for number in range(options.samples):
+                _restore_one(path, options, config, number, prior, known, distort)
+        except NldiffError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+    return _FAILED if failed else 0
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """Train the prior that the configuration describes."""
+    config = load_config(TrainingConfig, options.config, options.overrides)
+    with tqdm(total=config.steps, unit="step", disable=options.quiet, dynamic_ncols=True) as bar:
+
+        def on_step(report: StepReport) -> None:
+            if bar.n == 0:
+                bar.initial = bar.n = report.step - 1  # a resumed run: its speed is counted from here
+            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+            bar.update()
+
+        path = train(config, options.resume, on_step)
+    if not options.quiet:
+        print(path)
+    return 0
+
+
+def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    try:
+        return command(options)
+    except NldiffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _FAILED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    """Options that stand for settings, as overrides."""
+    keys = {
+        "prior": "prior",
+        "waveshaper": "waveshaper",
+        "seed": "seed",
+        "device": "device",
+        "steps": "sampler.steps",
+    }
+    values = {key: getattr(options, flag) for flag, key in keys.items()}
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
+
+
+def _known(text: str | None) -> Distortion | None:
+    if text is None:
+        return None
+    name, parameters = parse_distortion(text)
+    if "sdr" in parameters:
+        raise NldiffError(f"--known {text}: parameters expected, an sdr cannot be computed without the clean signal")
+    return Distortion(name, parameters)
+
+
+def _restore_one(
+    path: Path,
+    options: argparse.Namespace,
+    config: RestoreConfig,
+    number: int,
+    prior: Prior,
+    known: Distortion | None,
+    distort: tuple[str, dict[str, float]] | None,
+) -> None:
+    """Restore sample `number` of one input, with a progress bar and a summary."""
+    config = replace(config, seed=config.seed + number)
+    stem = path.stem if options.samples == 1 else f"{path.stem}.{number + 1}"
+    with tqdm(desc=stem, unit="step", total=sampler_settings(prior, config).steps, disable=options.quiet) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        outputs = restore_file(
+            path, options.output, prior, config, stem=stem, known=known, distort=distort, on_step=on_step
+        )
+    if not options.quiet:
+        print(summary(path, outputs))
+
+
+def summary(path: Path, outputs: Outputs) -> str:
+    """What was found, in a few lines."""
+    report = outputs.report
+    table = np.genfromtxt(outputs.curve_table, delimiter=",", skip_header=1)
+    inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * table[-1, 0]
+    points = np.interp(inputs, table[:, 0], table[:, 1])
+    pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
+    lines = [
+        f"{path.name} -> {outputs.audio}",
+        f"  {report['sampler']['steps']} steps, {report['network_evaluations']} network evaluations, "
+        f"{report['seconds']:.0f} s, seed {report['seed']}",
+        f"  curve (restored -> observed): {pairs}",
+        f"  curve(restored) explains the recording to {report['explained_db']:.1f} dB",
+    ]
+    for when, values in report.get("scores", {}).items():
+        lines.append(
+            f"  {when:6} SI-SDR {values['si_sdr_db']:.2f} dB, LSD {values['lsd']:.3f}, "
+            f"RR-MSE {values['rr_mse_db']:.1f} dB"
+        )
+    return "\n".join(lines)

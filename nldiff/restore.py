@@ -1,0 +1,415 @@
+"""From a recording of any rate, level, channel count and length to a `Restoration`.
+
+The one place that knows rates, channels, chunks and levels. Chunks and channels of a recording share one curve: it is
+estimated jointly on the loudest chunks, then held fixed while the others are restored one after the other, so memory
+does not grow with the length.
+"""
+
+import dataclasses
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import nldiff
+from nldiff import audio as audio_io
+from nldiff.diffusion import karras_schedule
+from nldiff.errors import NldiffError
+from nldiff.nonlinearities import Distortion, estimate_input_rms
+from nldiff.priors import Prior, load_prior
+from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
+from nldiff.waveshapers import make_waveshaper
+
+Curve = Callable[[Tensor], Tensor]
+_BLOCK = 1 << 18
+
+
+@dataclass
+class RestoreConfig:
+    """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
+
+    Attributes:
+        prior: name of a shipped prior or path of a prior file.
+        waveshaper: family of the curve: ccr, mlp or sumtanh.
+        waveshaper_options: arguments of that family.
+        sampler: fields of `SamplerSettings` that differ from what the prior recommends.
+        seed: seed of everything random.
+        device: auto, cpu, cuda, cuda:N or mps.
+        chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap.
+        joint_items: chunks times channels that the curve is estimated on together.
+        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
+    """
+
+    prior: str = "guitar"
+    waveshaper: str = "ccr"
+    waveshaper_options: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "auto"
+    chunk_seconds: float = 6.25
+    overlap_seconds: float = 0.5
+    joint_items: int = 4
+    batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A distorted recording that can be read piecewise.
+
+    Attributes:
+        name: what messages call it.
+        sample_rate: Hz.
+        channels, frames: size.
+        read: (start, frames) -> float32 [channels, frames].
+    """
+
+    name: str
+    sample_rate: int
+    channels: int
+    frames: int
+    read: Callable[[int, int], np.ndarray]
+
+    @classmethod
+    def from_array(cls, samples: np.ndarray, sample_rate: int, name: str = "audio") -> "Recording":
+        """Wrap `samples` [channels, time].
+
+        Raises:
+            NldiffError: nothing in it could be restored, see `audio.check_samples`.
+        """
+        audio_io.check_samples(samples, sample_rate, name)
+        channels, frames = samples.shape
+        return cls(name, sample_rate, channels, frames, lambda start, frames: samples[:, start : start + frames])
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Recording":
+        """Wrap an audio file.
+
+        Raises:
+            NldiffError: the file cannot be read or nothing in it could be restored.
+        """
+        stats = audio_io.check_observation(path)
+        return cls(
+            path.name,
+            stats.sample_rate,
+            stats.channels,
+            stats.frames,
+            read=lambda start, frames: audio_io.read(path, start, frames)[0],
+        )
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """(start, frames) of consecutive pieces that fit in memory and cover everything."""
+        for start in range(0, self.frames, _BLOCK):
+            yield start, min(_BLOCK, self.frames - start)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a recording was explained, in the levels of the prior.
+
+    Attributes:
+        curve: maps clean samples [1, n] to observed ones at the prior's levels.
+        observation_gain: prior level = `observation_gain` * observed sample.
+        cost: mean of eq. 8 over the jointly restored items in every diffusion step.
+        evaluations: network evaluations per item.
+        seconds: wall time of sampling.
+        settings: sampler settings.
+    """
+
+    curve: Curve
+    observation_gain: float
+    cost: tuple[float, ...]
+    evaluations: int
+    seconds: float
+    settings: SamplerSettings
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """A restored recording and the curve of what distorted it.
+
+    Attributes:
+        audio: restored signal, float32, same shape as the input; RMS of the input, never above full scale.
+        sample_rate: Hz.
+        curve: maps samples of `audio` to samples of the input, any shape.
+        explained_db: SDR of `curve(audio)` against the input, dB.
+        cost, evaluations, seconds, settings: see `Fit`.
+        config: the `RestoreConfig` as a dictionary.
+        versions: of nldiff, torch and Python.
+    """
+
+    audio: np.ndarray
+    sample_rate: int
+    curve: Callable[[np.ndarray], np.ndarray]
+    explained_db: float
+    cost: tuple[float, ...]
+    evaluations: int
+    seconds: float
+    settings: SamplerSettings
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+def restore(
+    audio: np.ndarray,
+    sample_rate: int,
+    prior: str | Path | Prior = "guitar",
+    *,
+    known: Distortion | None = None,
+    config: RestoreConfig | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Restoration:
+    """Recover the clean signal and the transfer curve of a distorted recording.
+
+    Args:
+        audio: samples [time] or [channels, time], at most two channels.
+        sample_rate: Hz; the prior's rate is met by resampling there and back.
+        prior: shipped prior, file or loaded prior.
+        known: the distortion, if it is known; only the signal is estimated then. In the units of `audio`.
+        config: everything else; its `prior` is not used.
+        on_step: called with (steps done, steps in all).
+
+    Raises:
+        NldiffError: unusable audio or settings.
+    """
+    config = config or RestoreConfig()
+    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
+    recording = Recording.from_array(samples, sample_rate)
+    loaded = prior if isinstance(prior, Prior) else load_prior(prior, choose_device(config.device))
+    blocks: list[np.ndarray] = []
+    fit = restore_blocks(recording, loaded, config, blocks.append, known, on_step)
+    raw = np.concatenate(blocks, axis=1)
+    gain, curve, explained_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames])
+    return Restoration(
+        audio=(raw * gain).astype(np.float32).reshape(np.shape(audio)),
+        sample_rate=sample_rate,
+        curve=curve,
+        explained_db=explained_db,
+        cost=fit.cost,
+        evaluations=fit.evaluations,
+        seconds=fit.seconds,
+        settings=fit.settings,
+        config=dataclasses.asdict(config),
+        versions=versions(),
+    )
+
+
+def restore_blocks(
+    recording: Recording,
+    prior: Prior,
+    config: RestoreConfig,
+    emit: Callable[[np.ndarray], None],
+    known: Distortion | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Fit:
+    """Restore piece by piece: `emit` gets consecutive blocks [channels, n] at the prior's level, in order.
+
+    Raises:
+        NldiffError: unusable settings, or sampling diverged.
+    """
+    started = time.monotonic()
+    settings = sampler_settings(prior, config)
+    device = next(prior.denoiser.parameters()).device
+    schedule = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(device)
+    starts, length = chunk_starts(recording, config)
+    channels = recording.channels
+    levels = np.array([_mean_square(recording, start, length) for start in starts])
+    joint = np.sort(np.argsort(-levels, kind="stable")[: max(1, config.joint_items // channels)])
+    rms = float(np.sqrt(levels[joint].mean()))
+    gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
+
+    batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
+    others = [chunk for chunk in range(len(starts)) if chunk not in joint]
+    per_call = max(1, batch_size // channels)
+    calls = [list(joint), *(others[i : i + per_call] for i in range(0, len(others), per_call))]
+    done = 0
+
+    def stepped(step: Step) -> None:
+        nonlocal done
+        done += 1
+        if on_step:
+            on_step(done, len(calls) * settings.steps)
+
+    def run(chunks: list[int], curve: Curve, level: float | None) -> Posterior:
+        pieces = [recording.read(starts[c], length) * gain for c in chunks]
+        y = torch.from_numpy(np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces]))
+        seeds = [_seed(config.seed, c, channel) for c in chunks for channel in range(channels)]
+        return sample(
+            prior.denoiser, y.to(device), curve, schedule, settings, generators(seeds),
+            level=level, batch_size=batch_size, callback=stepped,
+        )  # fmt: skip
+
+    if known:
+        curve: Curve = partial(_at_level, known, gain)
+        first = run(calls[0], curve, None)
+    else:
+        waveshaper = make_waveshaper(config.waveshaper, 1, **config.waveshaper_options).to(device)
+        y = np.concatenate([recording.read(starts[c], length) for c in joint], axis=1) * gain
+        waveshaper.reset(torch.from_numpy(y.reshape(1, -1)).to(device), generators([_seed(config.seed, -1, 0)]))
+        first = run(calls[0], waveshaper, prior.sigma_data)
+        curve = waveshaper.requires_grad_(False)
+
+    ready = dict(zip(calls[0], _chunks(first, recording, prior, length), strict=True))
+    tail = np.zeros((channels, 0), dtype=np.float32)
+    pending = calls[1:]
+    for chunk, start in enumerate(starts):
+        if chunk not in ready:
+            result = run(pending[0], curve, None)
+            ready.update(zip(pending.pop(0), _chunks(result, recording, prior, length), strict=True))
+        piece = cross_fade(tail, ready.pop(chunk))
+        end = starts[chunk + 1] if chunk + 1 < len(starts) else recording.frames
+        emit(piece[:, : end - start])
+        tail = piece[:, end - start :]
+    cost = tuple(first.cost.mean(1).tolist())
+    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings)
+
+
+def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
+    """Library defaults, overridden by the prior's recommendations, overridden by the user.
+
+    The schedule never goes below the lowest noise level that the prior was trained on.
+
+    Raises:
+        NldiffError: unknown setting or a value out of range.
+    """
+    known = {f.name for f in dataclasses.fields(SamplerSettings)}
+    chosen = {**prior.sampler, **config.sampler}
+    for key in chosen:
+        if key not in known:
+            raise NldiffError(f"unknown sampler setting '{key}' (known: {', '.join(sorted(known))})")
+    settings = SamplerSettings(**chosen)
+    settings = dataclasses.replace(settings, sigma_min=max(settings.sigma_min, prior.sigma_min))
+    if settings.steps < 2:
+        raise NldiffError(f"steps={settings.steps}: at least 2 expected")
+    if not settings.sigma_min < settings.sigma_max:
+        raise NldiffError(f"sigma_max={settings.sigma_max:g}: more than {settings.sigma_min:g} expected")
+    return settings
+
+
+def choose_device(name: str) -> torch.device:
+    """Torch device for "auto" (CUDA, else MPS, else CPU) or a device name.
+
+    Raises:
+        NldiffError: the name is unknown or the machine lacks the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise NldiffError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def chunk_starts(recording: Recording, config: RestoreConfig) -> tuple[list[int], int]:
+    """Start of every chunk and their common length, in frames of the recording; equally spaced, overlapping.
+
+    Raises:
+        NldiffError: the overlap is not shorter than half a chunk.
+    """
+    length = round(config.chunk_seconds * recording.sample_rate)
+    overlap = round(config.overlap_seconds * recording.sample_rate)
+    if not 0 <= 2 * overlap < length:
+        raise NldiffError(
+            f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
+            "and not negative expected"
+        )
+    if recording.frames <= length:
+        return [0], recording.frames
+    count = -(-(recording.frames - overlap) // (length - overlap))
+    return np.linspace(0, recording.frames - length, count).round().astype(int).tolist(), length
+
+
+def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    """`chunk` [channels, n], its beginning faded in over the `tail` [channels, m], m <= n, of the one before it.
+
+    The weights add up to one: both chunks estimate the same signal.
+    """
+    m = tail.shape[1]
+    weight = ((np.arange(m) + 0.5) / max(m, 1)).astype(np.float32)
+    faded = tail * (1 - weight) + chunk[:, :m] * weight
+    return np.concatenate([faded, chunk[:, m:]], axis=1)
+
+
+def settle(
+    fit: Fit, recording: Recording, raw: Callable[[int, int], np.ndarray]
+) -> tuple[float, Callable[[np.ndarray], np.ndarray], float]:
+    """Bring a restoration from the prior's level to the recording's, reading both piecewise.
+
+    Args:
+        fit: what `restore_blocks` returned.
+        recording: the observation.
+        raw: (start, frames) -> what `restore_blocks` emitted, [channels, frames].
+
+    Returns:
+        The gain that gives `raw` the RMS and polarity of the recording (less if it would exceed full scale), the
+        curve from samples so scaled to observed samples, and the SDR of that explanation in dB.
+    """
+    power = observed_power = correlation = peak = 0.0
+    for start, frames in recording.blocks():
+        x, y = (read(start, frames).astype(np.float64) for read in (raw, recording.read))
+        power, observed_power = power + np.sum(x**2), observed_power + np.sum(y**2)
+        correlation, peak = correlation + np.sum(x * y), max(peak, np.abs(x).max())
+    samples = recording.channels * recording.frames
+    gain = audio_io.match_level((power / samples) ** 0.5, peak, (observed_power / samples) ** 0.5)
+    # A blind method cannot tell (x, f) from (-x, f(-.)): the sign of the observation is the natural choice.
+    gain = float(-gain if correlation < 0 else gain)
+    curve = user_curve(fit, gain)
+    error = 0.0
+    for start, frames in recording.blocks():
+        explained = curve(raw(start, frames) * gain)
+        error += np.sum((recording.read(start, frames).astype(np.float64) - explained) ** 2)
+    return gain, curve, float(10 * np.log10(observed_power / max(error, 1e-30)))
+
+
+def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The fitted curve from samples of the output, which is `gain` times the prior's level, to observed samples."""
+    device = next((p.device for p in getattr(fit.curve, "parameters", list)()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def curve(samples: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(np.asarray(samples / gain, dtype=np.float32)).to(device)
+        y = fit.curve(x.reshape(1, -1)).reshape(x.shape)
+        return y.cpu().numpy() / fit.observation_gain
+
+    return curve
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"nldiff": nldiff.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _seed(*parts: int) -> int:
+    """Independent 63-bit seed for every combination of numbers."""
+    return int(np.random.default_rng([part + 1 for part in parts]).integers(2**63))
+
+
+def _mean_square(recording: Recording, start: int, length: int) -> float:
+    return float(np.mean(recording.read(start, length).astype(np.float64) ** 2))
+
+
+def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
+    return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
+
+
+def _chunks(posterior: Posterior, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
+    """Restored chunks [channels, length] at the recording's rate."""
+    restored = posterior.audio.cpu().numpy().reshape(-1, recording.channels, posterior.audio.shape[1])
+    result = []
+    for piece in restored:
+        back = audio_io.resample(piece, prior.sample_rate, recording.sample_rate)[:, :length]
+        result.append(np.pad(back, ((0, 0), (0, length - back.shape[1]))))
+    return result
+
+
+def _at_level(known: Distortion, gain: float, x: Tensor) -> Tensor:
+    """A distortion that is defined for file samples, applied at the prior's level."""
+    return known(x / gain) * gain
