@@ -17,7 +17,7 @@ from nldiff.errors import NldiffError
 from nldiff.files import Outputs, restore_file
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior, load_prior
-from nldiff.restore import RestoreConfig, choose_device, sampler_settings
+from nldiff.restore import RestoreConfig, check_config, choose_device, sampler_settings
 from nldiff.training import StepReport, TrainingConfig, train
 from nldiff.waveshapers import WAVESHAPERS
 
@@ -100,20 +100,23 @@ def restore_command(options: argparse.Namespace) -> int:
     known, distort = _known(options.known), parse_distortion(options.distort) if options.distort else None
     overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
     paths = audio_io.find_audio([text for text in options.inputs if text not in overrides])
-    config = load_config(RestoreConfig, options.config, [*overrides, *_flags(options)])
+    if not paths:
+        raise NldiffError("no INPUT given: an audio file or a folder expected")
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
-    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
-    if count > 1:
-        raise NldiffError(f"{count} inputs are called '{stem}' and would overwrite each other: restore them separately")
+    config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
+    check_config(config)
+    _check_names(paths, options)
     prior = load_prior(config.prior, choose_device(config.device))
+    sampler_settings(prior, config)
     failed = False
     for path in paths:
         try:
             for number in range(options.samples):
                 _restore_one(path, options, config, number, prior, known, distort)
         except NldiffError as error:
-            print(f"error: {error}", file=sys.stderr)
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            print(f"error: {message}", file=sys.stderr)
             failed = True
     return _FAILED if failed else 0
 
@@ -146,17 +149,29 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
         return _INTERRUPTED
 
 
-def _flags(options: argparse.Namespace) -> list[str]:
-    """Options that stand for settings, as overrides."""
-    keys = {
-        "prior": "prior",
-        "waveshaper": "waveshaper",
-        "seed": "seed",
-        "device": "device",
-        "steps": "sampler.steps",
-    }
-    values = {key: getattr(options, flag) for flag, key in keys.items()}
-    return [f"{key}={value}" for key, value in values.items() if value is not None]
+def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
+    """Settings that have an option of their own; the option counts."""
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
+    if options.steps is not None:
+        given["sampler"] = {**config.sampler, "steps": options.steps}
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
+
+
+def _check_names(paths: list[Path], options: argparse.Namespace) -> None:
+    """Find out before the work whether results would overwrite each other or an input."""
+    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
+    if count > 1:
+        raise NldiffError(f"{count} inputs are called '{stem}' and would overwrite each other: restore them separately")
+    inputs = {path.resolve() for path in paths}
+    for path in paths:
+        for number in range(options.samples):
+            result = options.output / f"{_stem(path, options, number)}.restored.wav"
+            if result.resolve() in inputs:
+                raise NldiffError(f"{result} is an input and would be overwritten by the result of {path}")
+
+
+def _stem(path: Path, options: argparse.Namespace, number: int) -> str:
+    return path.stem if options.samples == 1 else f"{path.stem}.{number + 1}"
 
 
 def _known(text: str | None) -> Distortion | None:
@@ -179,8 +194,9 @@ def _restore_one(
 ) -> None:
     """Restore sample `number` of one input, with a progress bar and a summary."""
     config = replace(config, seed=config.seed + number)
-    stem = path.stem if options.samples == 1 else f"{path.stem}.{number + 1}"
-    with tqdm(desc=stem, unit="step", total=sampler_settings(prior, config).steps, disable=options.quiet) as bar:
+    stem = _stem(path, options, number)
+    # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
+    with tqdm(desc=stem, unit="step", delay=1e-3, disable=options.quiet, dynamic_ncols=True) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total

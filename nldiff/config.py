@@ -1,6 +1,7 @@
 """Settings from YAML files and `key=value` arguments, checked against a dataclass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,25 +21,31 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
         NldiffError: the file cannot be read, a key is unknown, a value has the wrong type, or an interpolation such
             as `${oc.env:NLDIFF_DATA}` has no value.
     """
-    try:
-        config = OmegaConf.structured(schema)
-        if path is not None:
+    config = OmegaConf.structured(schema)
+    source = "settings" if path is None else f"configuration {path}"
+    if path is not None:
+        with _mistakes_in(source):
             config = OmegaConf.merge(config, OmegaConf.load(path))
-        for text in overrides:
-            if "=" not in text:
-                raise NldiffError(f"'{text}': key=value expected")
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+    for text in overrides:
+        if "=" not in text:
+            raise NldiffError(f"'{text}': key=value expected")
+        with _mistakes_in(f"'{text}'"):
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
+    with _mistakes_in(source):
         result = OmegaConf.to_object(config)
-    except (OSError, UnicodeDecodeError) as error:
-        raise NldiffError(f"configuration {path} cannot be read: {_line(error)}") from error
-    except YAMLError as error:
-        raise NldiffError(f"configuration {path} is not YAML: {_line(error)}") from error
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise NldiffError(f"configuration: {key}{str(error).splitlines()[0]}") from error
     assert isinstance(result, schema)
     return result
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+@contextmanager
+def _mistakes_in(source: str) -> Iterator[None]:
+    """Turn what OmegaConf and PyYAML raise into one line about `source`."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        # The first line says what is wrong, the key is in the lines after it.
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise NldiffError(f"{source}: {key}{str(error).splitlines()[0]}") from error
+    except (OSError, UnicodeDecodeError, YAMLError, TypeError, IndexError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise NldiffError(f"{source}: {reason}") from error

@@ -4,7 +4,9 @@ Every crop is a pure function of (seed, step, item), so a training run can stop 
 any number of processes without changing what it sees.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,7 @@ class Crops(Dataset[Tensor]):
         level: RMS of the crops before the random level change.
         augmentation: what is changed at random.
         seed: seed of everything random here.
+        weights: file name patterns and the factors by which such files are drawn more (or less) often.
 
     Raises:
         NldiffError: the folder is missing or holds no audio, a file cannot be read; when indexed: a file is damaged
@@ -64,12 +67,16 @@ class Crops(Dataset[Tensor]):
     """
 
     def __init__(
-        self, folder: str | Path, sample_rate: int, level: float, augmentation: Augmentation, seed: int = 0
+        self, folder: str | Path, sample_rate: int, level: float, augmentation: Augmentation, seed: int = 0,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         self.sample_rate, self.level, self.augmentation, self.seed = sample_rate, level, augmentation, seed
         self.folder = Path(folder)
         self.files = [audio.probe(path) for path in audio.find_audio([self.folder])]
-        self.seconds = np.array([file.frames / file.sample_rate for file in self.files])
+        seconds = np.array([file.frames / file.sample_rate for file in self.files])
+        for pattern, weight in (weights or {}).items():
+            seconds *= [weight if fnmatch(file.path.name, pattern) else 1.0 for file in self.files]
+        self.probabilities = seconds / seconds.sum()
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         """Crop number `item` of `step`, [length] float32."""
@@ -88,7 +95,7 @@ class Crops(Dataset[Tensor]):
         return torch.from_numpy((x * gain).astype(np.float32))
 
     def _draw(self, rng: np.random.Generator, length: int) -> np.ndarray:
-        file = self.files[rng.choice(len(self.files), p=self.seconds / self.seconds.sum())]
+        file = self.files[rng.choice(len(self.files), p=self.probabilities)]
         channel = rng.integers(file.channels)
         speed = 2 ** (self.augmentation.semitones * rng.uniform(-1, 1) / 12)
         ratio = file.sample_rate * speed / self.sample_rate

@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 
 from nldiff import audio as audio_io
 from nldiff import plotting
+from nldiff.errors import NldiffError
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, calibrate
 from nldiff.priors import Prior
@@ -23,13 +26,14 @@ from nldiff.restore import Fit, Recording, RestoreConfig, restore_blocks, settle
 
 _CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000
+_SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 # Level at which the papers state the ramp-response error.
 _RAMP_RMS = 0.06
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Paths written for one input, and the content of the JSON report."""
+    """Paths written for one input, and the content of the JSON report (there, None for what is not finite)."""
 
     audio: Path
     curve_table: Path
@@ -63,53 +67,59 @@ def restore_file(
         on_step: called with (steps done, steps in all).
 
     Raises:
-        NldiffError: unusable input, settings or folder; no output is left half-written.
+        NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
-    stem = stem or source.stem
+    outputs = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
+    for path in outputs:
+        if path.is_dir():
+            raise NldiffError(f"{path} is a folder: it is in the way of a result")
     recording = Recording.from_file(source)
     clean, truth = None, None
     if distort is not None:
         clean = recording.read(0, recording.frames)
         truth = applied_distortion(clean, *distort)
         distorted = truth(torch.from_numpy(clean)).numpy()
-        recording = Recording.from_array(distorted, recording.sample_rate, source.name)
-    _make_folder(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
-        raw = Path(scratch) / "raw.wav"
-        with soundfile.SoundFile(
-            raw, "w", recording.sample_rate, recording.channels, subtype="FLOAT", format="RF64"
-        ) as file:
+        recording = Recording.from_array(distorted, recording.sample_rate, str(source))
+        _check_scores(source, clean, distorted)
+
+    # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
+    with _scratch_folder(folder) as scratch:
+        raw = scratch / "raw.wav"
+        with _create_audio(raw, recording, "RF64") as file:
             fit = restore_blocks(recording, prior, config, lambda block: file.write(block.T), known, on_step)
         read_raw = partial(_read, raw)
         gain, curve, explained_db = settle(fit, recording, read_raw)
-        outputs = [folder / f"{stem}{suffix}" for suffix in (".restored.wav", ".curve.csv", ".curve.png", ".json")]
-        peak = _write_audio(outputs[0], recording, lambda start, frames: read_raw(start, frames) * gain)
 
-    stride = max(1, recording.frames // _PICTURE_SAMPLES)
-    shown = np.concatenate(
-        [_read(outputs[0], start, frames)[:, ::stride].ravel() for start, frames in recording.blocks()]
-    )
-    grid = np.linspace(-peak, peak, _CURVE_POINTS)
-    values = curve(grid)
-    with audio_io.atomic_path(outputs[1]) as path, open(path, "w", newline="") as table:
-        writer = csv.writer(table)
-        writer.writerow(["input", "output"])
-        writer.writerows((f"{x:.7g}", f"{y:.7g}") for x, y in zip(grid, values, strict=True))
-    figure = plotting.plot_curve(grid, values, shown, title=f"{source.name}: estimated transfer curve")
-    plotting.save_figure(figure, outputs[2])
+        audio, table, picture, report_path = (scratch / path.name for path in outputs)
+        peak = 0.0
+        with _create_audio(audio, recording, "WAV") as file:
+            for start, frames in recording.blocks():
+                block = read_raw(start, frames) * gain
+                peak = max(peak, float(np.abs(block).max()))
+                file.write(block.T)
 
-    report = _report(source, recording, prior, config, fit, known) | {
-        "restored": outputs[0].name,
-        "explained_db": explained_db,
-        "gain": gain,
-    }
-    if clean is not None and truth is not None:
-        restored = _read(outputs[0], 0, recording.frames)
-        observed = recording.read(0, recording.frames)
-        report["distortion"] = str(truth)
-        report["scores"] = scores(clean, observed, restored, truth, curve)
-    with audio_io.atomic_path(outputs[3]) as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=True) + "\n", encoding="utf-8")
+        grid = np.linspace(-peak, peak, _CURVE_POINTS)
+        values = curve(grid)
+        with table.open("w", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["input", "output"])
+            writer.writerows((f"{x:.7g}", f"{y:.7g}") for x, y in zip(grid, values, strict=True))
+
+        stride = max(1, recording.frames // _PICTURE_SAMPLES)
+        shown = [_read(audio, start, frames)[:, ::stride].ravel() for start, frames in recording.blocks()]
+        plotting.save_figure(plotting.plot_curve(grid, values, np.concatenate(shown)), picture)
+
+        report = _report(source, recording, prior, config, fit, known) | {
+            "restored": audio.name,
+            "explained_db": explained_db,
+            "gain": gain,
+        }
+        if clean is not None and truth is not None:
+            restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
+            report |= {"distortion": str(truth), "scores": scores(clean, observed, restored, truth, curve)}
+        report_path.write_text(json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        for path in outputs:
+            (scratch / path.name).replace(path)
     return Outputs(outputs[0], outputs[1], outputs[2], outputs[3], report)
 
 
@@ -177,28 +187,43 @@ def _report(
     }
 
 
-def _make_folder(folder: Path) -> None:
-    """Find out before the work that the outputs can be written."""
-    with audio_io.atomic_path(folder / ".nldiff-probe") as probe:
-        probe.touch()
-    (folder / ".nldiff-probe").unlink()
+def _json_values(value: Any) -> Any:
+    """The same with None for infinite and undefined numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_scores(source: Path, clean: np.ndarray, distorted: np.ndarray) -> None:
+    """Find out before the work that the result can be scored."""
+    try:
+        si_sdr(clean, distorted)
+        lsd(clean, distorted)
+    except NldiffError as error:
+        raise NldiffError(f"{source} cannot be scored: {error}") from error
+
+
+@contextmanager
+def _scratch_folder(folder: Path) -> Iterator[Path]:
+    """Hidden folder in `folder`, which is created if needed, that goes away with everything left in it.
+
+    Raises:
+        NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
+            yield Path(scratch)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
+
+
+def _create_audio(path: Path, recording: Recording, container: str) -> soundfile.SoundFile:
+    rate, channels = recording.sample_rate, recording.channels
+    return soundfile.SoundFile(path, "w", rate, channels, subtype="FLOAT", format=container)
 
 
 def _read(path: Path, start: int, frames: int) -> np.ndarray:
     return audio_io.read(path, start, frames)[0]
-
-
-def _write_audio(path: Path, recording: Recording, read: Callable[[int, int], np.ndarray]) -> float:
-    """Write float32 WAV block by block; returns the peak."""
-    peak = 0.0
-    with (
-        audio_io.atomic_path(path) as temporary,
-        soundfile.SoundFile(
-            temporary, "w", recording.sample_rate, recording.channels, subtype="FLOAT", format="WAV"
-        ) as file,
-    ):
-        for start, frames in recording.blocks():
-            block = read(start, frames)
-            peak = max(peak, float(np.abs(block).max()))
-            file.write(block.T)
-    return peak

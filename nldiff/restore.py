@@ -6,6 +6,7 @@ does not grow with the length.
 """
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 import nldiff
@@ -25,7 +28,7 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior, load_prior
 from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
-from nldiff.waveshapers import make_waveshaper
+from nldiff.waveshapers import Waveshaper, make_waveshaper
 
 Curve = Callable[[Tensor], Tensor]
 _BLOCK = 1 << 18
@@ -40,10 +43,11 @@ class RestoreConfig:
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
         sampler: fields of `SamplerSettings` that differ from what the prior recommends.
-        seed: seed of everything random.
+        seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
-        chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap.
-        joint_items: chunks times channels that the curve is estimated on together.
+        chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
+            which is less than half a chunk.
+        joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
         batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
     """
 
@@ -179,8 +183,10 @@ def restore(
         NldiffError: unusable audio or settings.
     """
     config = config or RestoreConfig()
-    samples = np.atleast_2d(np.asarray(audio, dtype=np.float32))
-    recording = Recording.from_array(samples, sample_rate)
+    samples = np.asarray(audio, dtype=np.float32)
+    if samples.ndim not in (1, 2) or samples.size == 0:
+        raise NldiffError(f"audio of shape {list(samples.shape)}: [time] or [channels, time] expected")
+    recording = Recording.from_array(np.atleast_2d(samples), sample_rate)
     loaded = prior if isinstance(prior, Prior) else load_prior(prior, choose_device(config.device))
     blocks: list[np.ndarray] = []
     fit = restore_blocks(recording, loaded, config, blocks.append, known, on_step)
@@ -214,6 +220,7 @@ def restore_blocks(
         NldiffError: unusable settings, or sampling diverged.
     """
     started = time.monotonic()
+    check_config(config)
     settings = sampler_settings(prior, config)
     device = next(prior.denoiser.parameters()).device
     schedule = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(device)
@@ -249,7 +256,7 @@ def restore_blocks(
         curve: Curve = partial(_at_level, known, gain)
         first = run(calls[0], curve, None)
     else:
-        waveshaper = make_waveshaper(config.waveshaper, 1, **config.waveshaper_options).to(device)
+        waveshaper = _waveshaper(config).to(device)
         y = np.concatenate([recording.read(starts[c], length) for c in joint], axis=1) * gain
         waveshaper.reset(torch.from_numpy(y.reshape(1, -1)).to(device), generators([_seed(config.seed, -1, 0)]))
         first = run(calls[0], waveshaper, prior.sigma_data)
@@ -270,25 +277,49 @@ def restore_blocks(
     return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings)
 
 
+def check_config(config: RestoreConfig) -> None:
+    """Find out before the work whether the settings make sense; `sampler_settings` does it for those of the sampler.
+
+    Raises:
+        NldiffError: a value out of range, or an unknown waveshaper or option of it.
+    """
+    _require(config, ("seed", "batch_size", "overlap_seconds"), 0)
+    _require(config, ("joint_items",), 1)
+    _require(config, ("chunk_seconds",), audio_io.MIN_SECONDS)
+    if 2 * config.overlap_seconds >= config.chunk_seconds:
+        raise NldiffError(
+            f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
+            "expected"
+        )
+    _waveshaper(config)
+
+
 def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
     """Library defaults, overridden by the prior's recommendations, overridden by the user.
 
     The schedule never goes below the lowest noise level that the prior was trained on.
 
     Raises:
-        NldiffError: unknown setting or a value out of range.
+        NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
     known = {f.name for f in dataclasses.fields(SamplerSettings)}
     chosen = {**prior.sampler, **config.sampler}
     for key in chosen:
         if key not in known:
             raise NldiffError(f"unknown sampler setting '{key}' (known: {', '.join(sorted(known))})")
-    settings = SamplerSettings(**chosen)
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplerSettings), chosen))
+    except OmegaConfBaseException as error:
+        raise NldiffError(f"sampler setting {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, SamplerSettings)
     settings = dataclasses.replace(settings, sigma_min=max(settings.sigma_min, prior.sigma_min))
-    if settings.steps < 2:
-        raise NldiffError(f"steps={settings.steps}: at least 2 expected")
-    if not settings.sigma_min < settings.sigma_max:
-        raise NldiffError(f"sigma_max={settings.sigma_max:g}: more than {settings.sigma_min:g} expected")
+    _require(settings, ("steps",), 2)
+    _require(settings, ("sigma_max",), settings.sigma_min * (1 + 1e-6))
+    _require(settings, ("rho",), 1e-3)
+    _require(settings, ("churn", "zeta", "operator_iterations", "operator_learning_rate", "operator_segments"), 0)
+    _require(settings, ("operator_segment_length",), 1)
+    if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
+        raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
     return settings
 
 
@@ -309,18 +340,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def chunk_starts(recording: Recording, config: RestoreConfig) -> tuple[list[int], int]:
-    """Start of every chunk and their common length, in frames of the recording; equally spaced, overlapping.
-
-    Raises:
-        NldiffError: the overlap is not shorter than half a chunk.
-    """
+    """Start of every chunk and their common length, in frames of the recording; equally spaced, overlapping."""
     length = round(config.chunk_seconds * recording.sample_rate)
     overlap = round(config.overlap_seconds * recording.sample_rate)
-    if not 0 <= 2 * overlap < length:
-        raise NldiffError(
-            f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
-            "and not negative expected"
-        )
     if recording.frames <= length:
         return [0], recording.frames
     count = -(-(recording.frames - overlap) // (length - overlap))
@@ -330,11 +352,11 @@ def chunk_starts(recording: Recording, config: RestoreConfig) -> tuple[list[int]
 def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
     """`chunk` [channels, n], its beginning faded in over the `tail` [channels, m], m <= n, of the one before it.
 
-    The weights add up to one: both chunks estimate the same signal.
+    Linear, since both estimate the same signal: where they agree, the result is exactly what they agree on.
     """
     m = tail.shape[1]
     weight = ((np.arange(m) + 0.5) / max(m, 1)).astype(np.float32)
-    faded = tail * (1 - weight) + chunk[:, :m] * weight
+    faded = tail + (chunk[:, :m] - tail) * weight
     return np.concatenate([faded, chunk[:, m:]], axis=1)
 
 
@@ -352,15 +374,17 @@ def settle(
         The gain that gives `raw` the RMS and polarity of the recording (less if it would exceed full scale), the
         curve from samples so scaled to observed samples, and the SDR of that explanation in dB.
     """
-    power = observed_power = correlation = peak = 0.0
+    power = observed_power = product = total = observed_total = peak = 0.0
     for start, frames in recording.blocks():
         x, y = (read(start, frames).astype(np.float64) for read in (raw, recording.read))
-        power, observed_power = power + np.sum(x**2), observed_power + np.sum(y**2)
-        correlation, peak = correlation + np.sum(x * y), max(peak, np.abs(x).max())
+        power, observed_power, product = power + np.sum(x**2), observed_power + np.sum(y**2), product + np.sum(x * y)
+        total, observed_total, peak = total + x.sum(), observed_total + y.sum(), max(peak, np.abs(x).max())
     samples = recording.channels * recording.frames
     gain = audio_io.match_level((power / samples) ** 0.5, peak, (observed_power / samples) ** 0.5)
-    # A blind method cannot tell (x, f) from (-x, f(-.)): the sign of the observation is the natural choice.
-    gain = float(-gain if correlation < 0 else gain)
+    # A blind method cannot tell (x, f) from (-x, f(-.)): the sign of the observation is the natural choice. Means are
+    # left out: a constant that the curve added says nothing of the sign.
+    covariance = product - total * observed_total / samples
+    gain = float(-gain if covariance < 0 else gain)
     curve = user_curve(fit, gain)
     error = 0.0
     for start, frames in recording.blocks():
@@ -375,9 +399,9 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
 
     @torch.no_grad()
     def curve(samples: np.ndarray) -> np.ndarray:
-        x = torch.from_numpy(np.asarray(samples / gain, dtype=np.float32)).to(device)
+        x = torch.from_numpy(np.asarray(np.divide(samples, gain), dtype=np.float32)).to(device)
         y = fit.curve(x.reshape(1, -1)).reshape(x.shape)
-        return y.cpu().numpy() / fit.observation_gain
+        return y.cpu().double().numpy() / fit.observation_gain
 
     return curve
 
@@ -385,6 +409,20 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return {"nldiff": nldiff.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _require(settings: RestoreConfig | SamplerSettings, names: tuple[str, ...], least: float) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not least <= value < math.inf:
+            raise NldiffError(f"{name}={value}: a number of at least {least:g} expected")
+
+
+def _waveshaper(config: RestoreConfig) -> Waveshaper:
+    try:
+        return make_waveshaper(config.waveshaper, 1, **config.waveshaper_options)
+    except TypeError as error:
+        raise NldiffError(f"waveshaper_options={config.waveshaper_options}: {error}") from error
 
 
 def _seed(*parts: int) -> int:

@@ -158,9 +158,12 @@ def sample(
         NldiffError: the arguments do not fit together, or the state stopped being finite.
     """
     started = time.monotonic()
-    if not (y is None) == (curve is None) == (shape is not None):
+    if y is not None and curve is not None and shape is None:
+        start = y
+    elif y is None and curve is None and shape is not None:
+        start = schedule.new_zeros(shape)
+    else:
         raise NldiffError("sampling needs either an observation and a curve or a shape alone")
-    start = y if y is not None else schedule.new_zeros(shape or ())
     items = len(start)
     if len(sources) != items:
         raise NldiffError(f"sampling: {len(sources)} random generators for {items} items")

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from inspect import signature
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ class TrainingConfig:
     Attributes:
         run_dir: folder of the checkpoint, the logs and the prior.
         train_data, val_data: folders of clean audio.
+        train_weights: file name patterns and how many times as often such files are drawn for training.
         sample_rate: rate of the prior in Hz; files of other rates are resampled.
         sigma_data: RMS level of the data.
         network: name and constructor arguments of the score network.
@@ -59,6 +62,7 @@ class TrainingConfig:
     run_dir: str = "out/train"
     train_data: str = ""
     val_data: str = ""
+    train_weights: dict[str, float] = field(default_factory=dict)
     sample_rate: int = 44100
     sigma_data: float = 0.06
     network: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +175,7 @@ def _train(
 ) -> Path:
     run_dir, device = Path(config.run_dir), process.device
     _check(config, process.world)
-    crops = Crops(config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed)
+    crops = Crops(config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed, config.train_weights)
     validation = Crops(config.val_data, config.sample_rate, config.sigma_data, Augmentation(), config.seed)
 
     torch.manual_seed(config.seed)
@@ -188,11 +192,15 @@ def _train(
     if resume:
         if not checkpoint.is_file():
             raise NldiffError(f"nothing to resume: {checkpoint} does not exist")
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, seconds_before = state["step"], state["seconds"]
+        try:
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            network.load_state_dict(state["network"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            step, seconds_before = state["step"], state["seconds"]
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            reason = str(error).partition("\n")[0] or "it ends too early"
+            raise NldiffError(f"{checkpoint} is damaged or belongs to another configuration: {reason}") from error
     elif checkpoint.is_file():
         raise NldiffError(f"{run_dir} already holds a run; resume it or choose another run_dir")
 
@@ -201,7 +209,6 @@ def _train(
     first = process.rank == 0
     log, val_log = run_dir / "loss.csv", run_dir / "validation.csv"
     if first:
-        run_dir.mkdir(parents=True, exist_ok=True)
         _start_log(log, ["step", "loss", "gradient_norm", "learning_rate", "seconds"], step)
         _start_log(val_log, ["step", *(f"sigma_{s:g}" for s in config.val_sigmas)], step)
     wandb_run = _start_wandb(config) if first and config.wandb else None
@@ -249,6 +256,8 @@ def _train(
                     named = {f"val/{s:g}": v for s, v in zip(config.val_sigmas, by_level, strict=True)}
                     wandb_run.log(named, step=step)
             if step % config.checkpoint_every == 0 or step == config.steps:
+                # The checkpoint comes last: a run that dies in between writes this prior again when it resumes.
+                save_prior(run_dir / "prior.safetensors", average, prior_config(config, step))
                 with atomic_path(checkpoint) as temporary:
                     torch.save(
                         {
@@ -260,7 +269,6 @@ def _train(
                         },
                         temporary,
                     )
-                save_prior(run_dir / "prior.safetensors", average, prior_config(config, step))
     if wandb_run:
         wandb_run.finish()
     return run_dir / "prior.safetensors"
@@ -268,11 +276,12 @@ def _train(
 
 def prior_config(config: TrainingConfig, step: int) -> dict[str, Any]:
     """Metadata of the prior that `config` gives after `step` steps."""
+    levels = NOISE_LEVELS[config.noise_levels["name"]]
     return {
         "network": config.network,
         "sample_rate": config.sample_rate,
         "sigma_data": config.sigma_data,
-        "sigma_min": config.noise_levels.get("sigma_min", 1e-5),
+        "sigma_min": config.noise_levels.get("sigma_min", signature(levels).parameters["sigma_min"].default),
         "sampler": config.sampler,
         "training": {
             "description": config.description,
@@ -303,6 +312,11 @@ def validate(denoiser: EDMDenoiser, crops: Crops, config: TrainingConfig, device
 
 
 def _check(config: TrainingConfig, world: int) -> None:
+    for key in ("train_data", "val_data"):
+        if not getattr(config, key):
+            raise NldiffError(f"{key} is not set: a folder of audio files expected")
+    if min(config.segment_lengths, default=0) <= 0:
+        raise NldiffError(f"segment_lengths={config.segment_lengths}: one or more positive lengths expected")
     for length in config.segment_lengths:
         items = config.samples_per_step // length
         if items == 0 or items % world:
@@ -312,6 +326,10 @@ def _check(config: TrainingConfig, world: int) -> None:
             )
     if config.noise_levels.get("name") not in NOISE_LEVELS:
         raise NldiffError(f"noise_levels.name '{config.noise_levels.get('name')}' (known: {', '.join(NOISE_LEVELS)})")
+    try:
+        item_noise(config, step=0, item=0, length=1)
+    except TypeError as error:
+        raise NldiffError(f"noise_levels: {error}") from error
     if config.precision not in ("auto", "bfloat16", "float32"):
         raise NldiffError(f"precision '{config.precision}': auto, bfloat16 or float32 expected")
 

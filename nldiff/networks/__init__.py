@@ -9,11 +9,11 @@ from nldiff.networks.layers import ScoreNetwork
 NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet}
 
 
-def make_network(name: str, **arguments: Any) -> ScoreNetwork:
+def make_network(name: str = "", **arguments: Any) -> ScoreNetwork:
     """Build a score network from its name and constructor arguments.
 
     Raises:
-        NldiffError: the name is unknown or an argument is not one of the constructor's.
+        NldiffError: the name is missing or unknown, or an argument is not one of the constructor's.
     """
     if name not in NETWORKS:
         raise NldiffError(f"unknown network '{name}' (known: {', '.join(NETWORKS)})")

@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(metadata.get("config", ""))
     except json.JSONDecodeError as error:
         raise NldiffError(f"prior {path} is damaged: its configuration is not JSON") from error
-    missing = {"network", "sample_rate", "sigma_data", "sigma_min"} - config.keys()
+    missing = {"network", "sample_rate", "sigma_data", "sigma_min"}.difference(config)
     if missing:
         raise NldiffError(f"prior {path} is damaged: its configuration lacks {', '.join(sorted(missing))}")
     return config

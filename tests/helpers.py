@@ -1,0 +1,92 @@
+"""What several test files share: a prior small enough for tests, a plucked string, a sampler that changes nothing."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nldiff.networks import make_network
+from nldiff.priors import Prior, load_prior, save_prior
+from nldiff.sampling import Posterior, SamplerSettings, Step
+
+TINY_RATE = 8000
+TINY_SAMPLER = {"steps": 3, "operator_iterations": 2}
+TINY_NETWORK = {
+    "name": "cqtunet",
+    "channels": [4, 4],
+    "layers": [1, 1],
+    "layer": "magnitude_preserving",
+    "bins_per_octave": 4,
+    "embedding": 8,
+}
+
+
+def save_tiny_prior(path: Path, sample_rate: int = TINY_RATE, **metadata: Any) -> Path:
+    """Prior of random weights, in milliseconds a step."""
+    torch.manual_seed(0)
+    network = make_network(**TINY_NETWORK)
+    with torch.no_grad():
+        network.output_gain.fill_(0.3)  # type: ignore[operator]
+    config = {"network": TINY_NETWORK, "sample_rate": sample_rate, "sigma_data": 0.06, "sigma_min": 1e-3}
+    save_prior(path, network, config | {"sampler": TINY_SAMPLER} | metadata)
+    return path
+
+
+def load_tiny_prior(folder: Path, sample_rate: int = TINY_RATE, **metadata: Any) -> Prior:
+    """`save_tiny_prior`, loaded in float32 so that results are the same on every machine."""
+    return load_prior(save_tiny_prior(folder / "tiny.safetensors", sample_rate, **metadata), dtype=torch.float32)
+
+
+def plucked(seconds: float, rate: int, seed: int = 0, peak: float = 0.5) -> NDArray[np.float32]:
+    """Strings plucked every 0.3 s: decaying harmonics, `[time]`."""
+    random = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    x = np.zeros_like(t)
+    for onset in np.arange(0, seconds, 0.3):
+        pitch = random.choice([82.4, 110.0, 146.8, 196.0, 246.9])
+        for k in range(1, 8):
+            phase = 2 * np.pi * (k * pitch * t + random.random())
+            x += (t >= onset) * np.exp(-np.clip(t - onset, 0, None) * (2 + k)) * np.sin(phase) / k
+    return (peak * x / np.abs(x).max()).astype(np.float32)
+
+
+def clipped(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
+    """Hard-clipped strings `[channels, time]`, another one in each channel."""
+    return np.stack([plucked(seconds, rate, seed + c) for c in range(channels)]).clip(-0.15, 0.15)
+
+
+class FakeSampler:
+    """Stands for `nldiff.sampling.sample`: the restored signal is `answer(y)`; keeps the arguments of every call."""
+
+    def __init__(self, answer: Callable[[Tensor], Tensor] = torch.clone, keep: bool = True) -> None:
+        self.answer, self.keep = answer, keep
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(
+        self,
+        denoiser: Any,
+        y: Tensor,
+        curve: Any,
+        schedule: Tensor,
+        settings: SamplerSettings,
+        sources: Sequence[torch.Generator],
+        *,
+        level: float | None,
+        batch_size: int,
+        callback: Callable[[Step], None],
+    ) -> Posterior:
+        trainable = [p.requires_grad for p in curve.parameters()] if isinstance(curve, torch.nn.Module) else []
+        if self.keep:
+            seeds = [source.initial_seed() for source in sources]
+            self.calls.append(
+                {"y": y.clone(), "curve": curve, "trainable": trainable, "level": level}
+                | {"schedule": schedule, "settings": settings, "seeds": seeds, "batch_size": batch_size}
+            )
+        for index in range(settings.steps):
+            callback(Step(index, settings.steps, 1.0, torch.zeros(len(y)), y, curve))
+        cost = torch.zeros(settings.steps, len(y))
+        return Posterior(self.answer(y), curve, cost, settings.steps, 0.0, settings, schedule)

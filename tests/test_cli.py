@@ -1,0 +1,467 @@
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_prior
+
+import nldiff
+from nldiff.cli import infer_main, main
+from nldiff.errors import NldiffError
+
+ROOT = Path(__file__).parents[1]
+RESTORE = importlib.import_module("nldiff.restore")
+SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_prior(tmp_path_factory.mktemp("prior") / "tiny prior, #1.safetensors")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write(tmp_path / "take.wav")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
+    """Neither samples nor draws."""
+    sampler = FakeSampler()
+    monkeypatch.setattr(RESTORE, "sample", sampler)
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    return sampler
+
+
+def write(path: Path, seconds: float = 0.2, seed: int = 0) -> Path:
+    sf.write(path, clipped(seconds, TINY_RATE, seed=seed).T, TINY_RATE)
+    return path
+
+
+def results(*stems: str) -> set[str]:
+    return {f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def run(prior: Path, output: Path, *arguments: str | Path) -> int:
+    return infer_main([*map(str, arguments), "--output", str(output), "--prior", str(prior)])
+
+
+def report(output: Path, stem: str = "take") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / f"{stem}.json").read_text())
+    return content
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The single line on stderr, with nothing on stdout."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    return err
+
+
+# ------------------------------------------------------------ bad input
+
+
+def _truncated(path: Path) -> None:
+    write(path)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _samples(value: Any, rate: int = TINY_RATE) -> Callable[[Path], None]:
+    return lambda path: sf.write(path, np.asarray(value, dtype=np.float32), rate, subtype="FLOAT")
+
+
+BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda path: None, "does not exist"),
+    "empty": (lambda path: path.touch(), "empty"),
+    "truncated": (_truncated, "truncated"),
+    "text": (lambda path: path.write_text("no audio, but long enough to be some" * 100), "not a readable audio file"),
+    "bytes": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "not a readable audio file"),
+    "silent": (_samples(np.zeros(4000)), "silent"),
+    "nan": (_samples(np.r_[plucked(0.2, TINY_RATE), np.nan]), "NaN"),
+    "constant": (_samples(np.full(4000, 0.5)), "constant"),
+    "one sample": (_samples([0.5]), "too short"),
+    "no samples": (_samples([]), "no samples|too short"),
+    "eight channels": (_samples(np.random.default_rng(0).standard_normal((4000, 8))), "8 channels"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_one_line_and_no_result(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    make, reason = BAD_FILES[kind]
+    path = tmp_path / f"{kind}.wav"
+    make(path)
+    assert run(prior, tmp_path / "out", path) == 1
+    line = one_line(capsys)
+    assert str(path) in line
+    assert any(part in line for part in reason.split("|"))
+    assert names(tmp_path / "out") == set()
+
+
+BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
+    "unknown prior": (["--prior", "violin"], ["violin", "guitar"]),
+    "misspelt key": (["stesp=3"], ["stesp"]),
+    "misspelt sampler key": (["sampler.stesp=3"], ["stesp", "steps"]),
+    "value of another type": (["seed=first"], ["seed", "first"]),
+    "sampler value of another type": (["sampler.zeta=strong"], ["zeta", "strong"]),
+    "waveshaper in a key": (["waveshaper=splne"], ["splne", "ccr"]),
+    "waveshaper option": (["waveshaper_options.pionts=41"], ["pionts", "points"]),
+    "1 step": (["--steps", "1"], ["steps=1"]),
+    "0 samples": (["--samples", "0"], ["--samples 0"]),
+    "negative seed": (["--seed", "-1"], ["seed=-1"]),
+    "device": (["--device", "bogus"], ["bogus"]),
+    "absent device": (["--device", "cuda:99"], ["cuda:99"]),
+    "known name": (["--known", "hrad_clip:threshold=0.1"], ["hrad_clip", "hard_clip"]),
+    "known parameter": (["--known", "hard_clip:treshold=0.1"], ["treshold", "threshold"]),
+    "known value": (["--known", "hard_clip:threshold=low"], ["threshold=low"]),
+    "known without value": (["--known", "hard_clip:threshold"], ["hard_clip:threshold"]),
+    "known out of range": (["--known", "carbon_mic:asymmetry=2"], ["asymmetry=2"]),
+    "known by sdr": (["--known", "hard_clip:sdr=3"], ["sdr"]),
+    "distort name": (["--distort", "hard_clp:sdr=3"], ["hard_clp"]),
+    "distort parameter": (["--distort", "hard_clip:srd=3"], ["srd"]),
+    "distort value": (["--distort", "hard_clip:sdr=three"], ["three"]),
+    "distort without calibration": (["--distort", "half_wave:sdr=3"], ["half_wave"]),
+    "distort beyond reach": (["--distort", "wavefold:sdr=-60"], ["take.wav", "-60"]),
+    "missing config": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ARGUMENTS)
+def test_a_bad_argument_is_one_line_and_no_result(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    arguments, named = BAD_ARGUMENTS[kind]
+    # later options win, and so does the bad prior
+    assert infer_main([str(source), "--output", str(tmp_path / "out"), "--prior", str(prior), *arguments]) == 1
+    line = one_line(capsys)
+    for text in named:
+        assert text in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--stepz", "3"], ["--step", "3"], ["--waveshaper", "splne"], ["--steps", "many"], ["--samples", "1.5"]],
+)
+def test_a_misspelt_option_is_refused_with_the_usage(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(prior, tmp_path / "out", source, *arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: ")
+    assert arguments[0] in err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["take.wav"], ["--output", "out"]])
+def test_input_and_output_are_needed(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        infer_main(arguments)
+    assert caught.value.code == 2
+
+
+def test_settings_alone_are_no_input(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(prior, tmp_path / "out", "seed=3") == 1
+    assert "INPUT" in one_line(capsys)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "foreign"])
+def test_a_corrupted_prior(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    content = prior.read_bytes()
+    path.write_bytes(
+        {"cut": content[: len(content) // 2], "text": b"no weights at all", "foreign": b"\2\0\0\0\0\0\0\0{}"}[damage]
+    )
+    assert run(path, tmp_path / "out", source) == 1
+    assert str(path) in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["out", "out/below/it"])
+def test_an_output_folder_that_cannot_be_made(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler, place: str
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    assert run(prior, tmp_path / place, source) == 1
+    assert str(tmp_path / place) in one_line(capsys)
+    assert not quick.calls
+    assert (tmp_path / "out").read_text() == "a file"
+
+
+@pytest.mark.parametrize("content", ["- a list", "seed: [1", "sed: 3", "seed: first", "\0\1\2"])
+def test_a_bad_config_file(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(content)
+    assert run(prior, tmp_path / "out", source, "--config", path) == 1
+    assert "configuration" in one_line(capsys)
+
+
+# ------------------------------------------------------------ several inputs and samples
+
+
+def test_a_bad_file_among_several_does_not_stop_the_others(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    first, last = write(tmp_path / "a.wav"), write(tmp_path / "c.wav")
+    (tmp_path / "b.wav").write_text("no audio")
+    assert run(prior, tmp_path / "out", first, tmp_path / "b.wav", last, "--quiet") == 1
+    assert "b.wav" in one_line(capsys)
+    assert names(tmp_path / "out") == results("a", "c")
+
+
+def test_an_error_without_a_name_gets_the_name_of_the_file(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    def diverge(y: torch.Tensor) -> NoReturn:
+        raise NldiffError("sampling diverged")
+
+    quick.answer = diverge
+    assert run(prior, tmp_path / "out", source, "--quiet") == 1
+    assert one_line(capsys) == f"error: {source}: sampling diverged\n"
+    assert names(tmp_path / "out") == set()
+
+
+def test_folders_are_searched(prior: Path, tmp_path: Path, quick: FakeSampler) -> None:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    write(tmp_path / "in" / "a.wav")
+    write(tmp_path / "in" / "deep" / "b.flac")
+    (tmp_path / "in" / "notes.txt").write_text("not audio")
+    assert run(prior, tmp_path / "out", tmp_path / "in") == 0
+    assert names(tmp_path / "out") == results("a", "b")
+
+
+def test_inputs_of_one_name_would_overwrite_each_other(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = [write(tmp_path / "take.wav"), write(tmp_path / "take.flac")]
+    assert run(prior, tmp_path / "out", *inputs) == 1
+    assert "'take'" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_do_not_overwrite_inputs(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "take.wav")
+    before = write(tmp_path / "take.restored.wav", seed=1).read_bytes()
+    assert run(prior, tmp_path, tmp_path) == 1
+    assert "take.restored.wav is an input" in one_line(capsys)
+    assert (tmp_path / "take.restored.wav").read_bytes() == before
+    assert names(tmp_path) == {"take.wav", "take.restored.wav"}
+
+
+def test_samples_are_those_of_the_following_seeds(
+    prior: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    assert run(prior, tmp_path / "two", source, "--samples", "2", "--seed", "4") == 0
+    assert names(tmp_path / "two") == results("take.1", "take.2")
+    assert run(prior, tmp_path / "one", source, "--seed", "5") == 0
+    first, second, alone = (
+        sf.read(path)[0]
+        for path in (
+            tmp_path / "two" / "take.1.restored.wav",
+            tmp_path / "two" / "take.2.restored.wav",
+            tmp_path / "one" / "take.restored.wav",
+        )
+    )
+    np.testing.assert_array_equal(second, alone)
+    assert np.std(first - second) > 0.01 * np.std(first)
+    assert [report(tmp_path / "two", stem)["seed"] for stem in ("take.1", "take.2")] == [4, 5]
+
+
+# ------------------------------------------------------------ settings
+
+
+def test_options_beat_arguments_beat_the_config_file_beats_the_prior(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("seed: 1\nchunk_seconds: 2\nwaveshaper: mlp\nsampler: {steps: 5, zeta: 0.1, churn: 3}\n")
+    arguments = ["seed=2", "sampler.zeta=0.2", "sampler.steps=6", "--seed", "3", "--steps", "7"]
+    assert run(prior, tmp_path / "out", source, "--config", path, *arguments) == 0
+    made = report(tmp_path / "out")
+    assert (made["seed"], made["config"]["chunk_seconds"], made["config"]["waveshaper"]) == (3, 2.0, "mlp")
+    used = made["sampler"]
+    assert (used["steps"], used["zeta"], used["churn"], used["operator_iterations"]) == (7, 0.2, 3.0, 2)
+    assert quick.calls[0]["settings"].steps == 7
+
+
+@pytest.mark.parametrize("waveshaper", ["ccr", "mlp", "sumtanh"])
+def test_the_waveshaper_is_the_one_asked_for(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler, waveshaper: str
+) -> None:
+    assert run(prior, tmp_path / "out", source, "--waveshaper", waveshaper) == 0
+    expected = {"ccr": "CatmullRom", "mlp": "MLP", "sumtanh": "SumTanh"}[waveshaper]
+    assert type(quick.calls[0]["curve"]).__name__ == expected
+
+
+def test_options_and_inputs_may_alternate(prior: Path, tmp_path: Path, quick: FakeSampler) -> None:
+    a, b = write(tmp_path / "a.wav"), write(tmp_path / "b=1.wav")
+    assert run(prior, tmp_path / "out", a, "--quiet", b, "--seed", "3", "chunk_seconds=2") == 0
+    assert names(tmp_path / "out") == results("a", "b=1")
+    assert report(tmp_path / "out", "b=1")["config"]["chunk_seconds"] == 2.0
+
+
+def test_a_known_distortion(prior: Path, source: Path, tmp_path: Path, quick: FakeSampler) -> None:
+    assert run(prior, tmp_path / "out", source, "--known", "hard_clip:threshold=0.15") == 0
+    assert report(tmp_path / "out")["known"] == "hard_clip:threshold=0.15"
+    table = np.loadtxt(tmp_path / "out" / "take.curve.csv", delimiter=",", skiprows=1)
+    assert np.max(np.abs(table[:, 1])) == pytest.approx(0.15, rel=1e-5)
+
+
+def test_huge_amplitudes_are_restored(prior: Path, tmp_path: Path, quick: FakeSampler) -> None:
+    path = tmp_path / "huge.wav"
+    _samples(1e30 * plucked(0.2, TINY_RATE))(path)
+    assert run(prior, tmp_path / "out", path) == 0
+    restored = sf.read(tmp_path / "out" / "huge.restored.wav")[0]
+    assert np.max(np.abs(restored)) == pytest.approx(0.999, rel=1e-5)
+    table = np.loadtxt(tmp_path / "out" / "huge.curve.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(np.interp(restored, *table.T), 1e30 * plucked(0.2, TINY_RATE), atol=1e28)
+
+
+# ------------------------------------------------------------ what is printed
+
+
+def test_the_summary_says_what_was_found(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    path = tmp_path / "clean.wav"
+    _samples(plucked(0.3, TINY_RATE))(path)
+    assert run(prior, tmp_path / "out", path, "--distort", "hard_clip:sdr=3") == 0
+    out, err = capsys.readouterr()
+    made = report(tmp_path / "out", "clean")
+    assert out.startswith(f"clean.wav -> {tmp_path / 'out' / 'clean.restored.wav'}\n")
+    assert "3 steps, 3 network evaluations" in out
+    assert f"to {made['explained_db']:.1f} dB" in out
+    for when in ("before", "after"):
+        assert f"SI-SDR {made['scores'][when]['si_sdr_db']:.2f} dB" in out
+    # the curve fake sampling leaves is the identity: table values repeat, up to the sign
+    last = out.split("->")[-1].split()[0]
+    assert float(last) == pytest.approx(np.max(np.abs(sf.read(tmp_path / "out" / "clean.restored.wav")[0])), abs=2e-3)
+    assert err == "" or "clean" in err
+
+
+def test_quiet_prints_nothing(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    assert run(prior, tmp_path / "out", source, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert names(tmp_path / "out") == results("take")
+
+
+def test_progress_is_shown_on_stderr(
+    prior: Path,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    assert run(prior, tmp_path / "out", source) == 0
+    out, err = capsys.readouterr()
+    assert "take: 100%" in err
+    assert "3/3" in err
+    assert "%" not in out
+
+
+def test_an_interruption_leaves_nothing_and_is_130(
+    prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    def interrupt(y: torch.Tensor) -> NoReturn:
+        raise KeyboardInterrupt
+
+    quick.answer = interrupt
+    assert run(prior, tmp_path / "out", source, "--quiet") == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+    assert names(tmp_path / "out") == set()
+
+
+# ------------------------------------------------------------ the nldiff command
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"nldiff {nldiff.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["repair"], ["--output", "out"]])
+def test_a_command_is_needed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: nldiff")
+
+
+@pytest.mark.parametrize("command", ["restore", "train"])
+def test_every_command_explains_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: nldiff {command}")
+    assert "--config" in out
+
+
+def test_nldiff_restore_is_infer(prior: Path, source: Path, tmp_path: Path, quick: FakeSampler) -> None:
+    arguments = ["restore", "--quiet", str(source), "--output", str(tmp_path / "out"), "--prior", str(prior)]
+    assert main([*arguments, "seed=9"]) == 0
+    assert report(tmp_path / "out")["seed"] == 9
+
+
+def test_a_misspelt_training_setting_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"run_dir: {tmp_path / 'run'}\n")
+    assert main(["train", "--config", str(path), "stpes=3"]) == 1
+    assert "stpes" in one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------ as programs
+
+
+def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def test_infer_py_restores_and_reports_what_it_could_not(prior: Path, source: Path, tmp_path: Path) -> None:
+    shutil.copy(source, tmp_path / "übung 2.wav")
+    (tmp_path / "bad.wav").write_text("no audio")
+    inputs = [source, tmp_path / "bad.wav", tmp_path / "übung 2.wav"]
+    done = program("infer.py", *inputs, "--output", tmp_path / "out", "--prior", prior, "--device", "cpu", "--quiet")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {tmp_path / 'bad.wav'} is not a readable audio file, or its header is damaged\n"
+    assert names(tmp_path / "out") == results("take", "übung 2")
+
+
+def test_a_bad_argument_of_the_program_is_one_line_without_a_traceback(source: Path, tmp_path: Path) -> None:
+    program_text = "from nldiff.cli import main; raise SystemExit(main())"
+    done = program("-c", program_text, "restore", source, "--output", tmp_path / "out", "--prior", "violin")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: unknown prior 'violin'")
+    assert done.stderr.count("\n") == 1

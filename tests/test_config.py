@@ -1,0 +1,126 @@
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nldiff.config import load_config
+from nldiff.errors import NldiffError
+from nldiff.training import TrainingConfig
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "train").glob("*.yaml"))
+
+
+@dataclass
+class Group:
+    size: float = 1.5
+
+
+@dataclass
+class Schema:
+    steps: int = 3
+    folder: str = "here"
+    group: Group = field(default_factory=Group)
+    free: dict[str, Any] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=lambda: [1, 2])
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_beat_the_file_and_the_file_beats_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "steps: 5\ngroup: {size: 2}\nfree: {a: 1, b: x}\n")
+    loaded = load_config(Schema, path, ["steps=7", "free.b=y", "lengths=[4]"])
+    assert loaded == Schema(steps=7, folder="here", group=Group(2.0), free={"a": 1, "b": "y"}, lengths=[4])
+    assert isinstance(loaded.group, Group)
+
+
+def test_defaults_alone() -> None:
+    assert load_config(Schema, None) == Schema()
+
+
+def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLDIFF_DATA", "/somewhere")
+    assert load_config(Schema, write(tmp_path, "folder: ${oc.env:NLDIFF_DATA}/train")).folder == "/somewhere/train"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "reason"),
+    [
+        ("stpes: 5", [], "Key 'stpes'"),
+        ("group: {sise: 2}", [], r"group\.sise"),
+        ("steps: many", [], "steps: Value 'many'"),
+        ("steps: 1.5", [], "steps: Value '1.5'"),
+        ("steps: 5", ["stpes=5"], "^'stpes=5': stpes: Key 'stpes' not in"),
+        ("steps: 5", ["steps"], "'steps': key=value expected"),
+        ("steps: 5", ["group.size=wide"], r"group\.size: Value 'wide'"),
+        ("steps: 5", ["lengths=[1,x]"], r"lengths\[1\]: Value 'x'"),
+        ("steps: 5", ["group=3"], "^'group=3': "),
+        ("steps: 5", ["steps=[1"], r"^'steps=\[1': "),
+        ("steps: 5", ["[x=3"], r"^'\[x=3': "),
+        ("steps: 5", ["steps="], "^'steps=': steps: "),
+        ("folder: ${oc.env:NLDIFF_DATA}", [], "folder: .*'NLDIFF_DATA' not found"),
+        ("steps: [1, 2", [], r"settings\.yaml: .*line 1"),
+        ("just words", [], r"settings\.yaml: just words: Key"),
+        ("- a\n- b", [], r"settings\.yaml: "),
+        ("3", [], r"settings\.yaml: "),
+        ("\x00\x01", [], r"settings\.yaml: "),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, overrides: list[str], reason: str
+) -> None:
+    monkeypatch.delenv("NLDIFF_DATA", raising=False)
+    with pytest.raises(NldiffError, match=reason) as caught:
+        load_config(Schema, write(tmp_path, text), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(NldiffError, match=r"nowhere\.yaml: No such file"):
+        load_config(Schema, tmp_path / "nowhere.yaml")
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(NldiffError, match=r"settings\.yaml"):
+        load_config(Schema, tmp_path / "settings.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLDIFF_DATA", "/data")
+    config = load_config(TrainingConfig, path)
+    assert config.train_data == "/data/guitar/train"
+    assert config.val_data == "/data/guitar/val"
+    assert config.run_dir == f"out/train/{path.stem}"
+    assert all(config.samples_per_step % length == 0 for length in config.segment_lengths)
+    # Without the environment variable, but with the folders given.
+    monkeypatch.delenv("NLDIFF_DATA")
+    assert load_config(TrainingConfig, path, ["train_data=a", "val_data=b"]).val_data == "b"
+    with pytest.raises(NldiffError, match="train_data: .*'NLDIFF_DATA' not found"):
+        load_config(TrainingConfig, path)
+
+
+def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NLDIFF_DATA", "/data")
+    paper = next(path for path in CONFIGS if path.stem == "guitar_paper")
+    config = asdict(load_config(TrainingConfig, paper))
+    expected = {
+        "sample_rate": 44100,
+        "sigma_data": 0.06,
+        "noise_levels": {"name": "karras", "sigma_min": 1e-5, "sigma_max": 10.0, "rho": 10.0},
+        "samples_per_step": 4 * 262144,
+        "steps": 290_000,
+        "learning_rate": 2e-5,
+        "weight_decay": 0.01,
+        "gradient_clip": 1.0,
+        "ema_decay": 0.9999,
+        "ema_ramp": 10_000,
+    }
+    assert {key: config[key] for key in expected} == expected
+    assert (min(config["segment_lengths"]), max(config["segment_lengths"])) == (2**14, 2**18)
+    assert config["augmentation"]["polarity"] is True
