@@ -219,7 +219,8 @@ def match_level(level: float, peak: float, reference: float, ceiling: float = 0.
     """Find the gain for listening at equal level; level means RMS here, not a loudness model.
 
     Args:
-        level, peak: RMS and largest absolute sample of the signal, linear.
+        level: RMS of the signal, linear.
+        peak: its largest absolute sample, linear.
         reference: RMS to reach, linear.
         ceiling: largest absolute sample allowed after the gain, linear.
 

@@ -1,6 +1,7 @@
 """Command line: `nldiff restore` (also `infer.py`) and `nldiff train` (also `train_prior.py`)."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ import nldiff
 from nldiff import audio as audio_io
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
-from nldiff.files import Outputs, restore_file
+from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior, load_prior
 from nldiff.restore import RestoreConfig, check_config, choose_device, sampler_settings
@@ -109,6 +110,8 @@ def restore_command(options: argparse.Namespace) -> int:
     _check_names(paths, options)
     prior = load_prior(config.prior, choose_device(config.device))
     sampler_settings(prior, config)
+    with scratch_folder(options.output):
+        pass  # a folder that cannot be written is found before the work, and reported once
     failed = False
     for path in paths:
         try:
@@ -124,7 +127,9 @@ def restore_command(options: argparse.Namespace) -> int:
 def train_command(options: argparse.Namespace) -> int:
     """Train the prior that the configuration describes."""
     config = load_config(TrainingConfig, options.config, options.overrides)
-    with tqdm(total=config.steps, unit="step", disable=options.quiet, dynamic_ncols=True) as bar:
+    # torchrun starts this in every process; one of them talks.
+    quiet = options.quiet or os.environ.get("RANK", "0") != "0"
+    with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
 
         def on_step(report: StepReport) -> None:
             if bar.n == 0:
@@ -133,7 +138,7 @@ def train_command(options: argparse.Namespace) -> int:
             bar.update()
 
         path = train(config, options.resume, on_step)
-    if not options.quiet:
+    if not quiet:
         print(path)
     return 0
 
@@ -141,7 +146,7 @@ def train_command(options: argparse.Namespace) -> int:
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     try:
         return command(options)
-    except NldiffError as error:
+    except (NldiffError, OSError) as error:  # what the operating system says names the file too
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:

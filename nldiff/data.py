@@ -62,12 +62,17 @@ class Crops(Dataset[Tensor]):
         weights: file name patterns and the factors by which such files are drawn more (or less) often.
 
     Raises:
-        NldiffError: the folder is missing or holds no audio, a file cannot be read; when indexed: a file is damaged
-            where the crop lies, or nearly everything is silent.
+        NldiffError: the folder is missing or holds no audio, a file cannot be read, `weights` leave nothing to draw;
+            when indexed: a file is damaged where the crop lies, or nearly everything is silent.
     """
 
     def __init__(
-        self, folder: str | Path, sample_rate: int, level: float, augmentation: Augmentation, seed: int = 0,
+        self,
+        folder: str | Path,
+        sample_rate: int,
+        level: float,
+        augmentation: Augmentation,
+        seed: int = 0,
         weights: Mapping[str, float] | None = None,
     ) -> None:
         self.sample_rate, self.level, self.augmentation, self.seed = sample_rate, level, augmentation, seed
@@ -76,6 +81,8 @@ class Crops(Dataset[Tensor]):
         seconds = np.array([file.frames / file.sample_rate for file in self.files])
         for pattern, weight in (weights or {}).items():
             seconds *= [weight if fnmatch(file.path.name, pattern) else 1.0 for file in self.files]
+        if seconds.min() < 0 or seconds.sum() == 0:
+            raise NldiffError(f"train_weights={dict(weights or {})}: no negative ones and not all zero expected")
         self.probabilities = seconds / seconds.sum()
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:

@@ -70,9 +70,6 @@ def restore_file(
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
     outputs = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
-    for path in outputs:
-        if path.is_dir():
-            raise NldiffError(f"{path} is a folder: it is in the way of a result")
     recording = Recording.from_file(source)
     clean, truth = None, None
     if distort is not None:
@@ -83,7 +80,10 @@ def restore_file(
         _check_scores(source, clean, distorted)
 
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
-    with _scratch_folder(folder) as scratch:
+    with scratch_folder(folder) as scratch:
+        for path in outputs:
+            if path.is_dir():
+                raise NldiffError(f"{path} is a folder: it is in the way of a result")
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
             fit = restore_blocks(recording, prior, config, lambda block: file.write(block.T), known, on_step)
@@ -140,7 +140,8 @@ def scores(
     """SI-SDR (dB), LSD and RR-MSE (dB) of the observation ("before") and of the restoration ("after").
 
     Signals are [channels, time]; scores of channels are averaged. RR-MSE is stated at the papers' level, with clean and
-    restored signal brought to RMS 0.06 and after a fit of the input scale; "before" takes the identity as the curve.
+    restored signal brought to RMS 0.06, after a fit of the input scale and ("unfitted") without; "before" takes the
+    identity as the curve.
     """
 
     def level(signal: np.ndarray) -> float:
@@ -158,6 +159,7 @@ def scores(
             "si_sdr_db": float(np.mean(si_sdr(clean, signal))),
             "lsd": float(np.mean(lsd(clean, signal))),
             "rr_mse_db": rr_mse(true_curve, estimate(signal, of), _RAMP_RMS, fit_scale=True),
+            "rr_mse_unfitted_db": rr_mse(true_curve, estimate(signal, of), _RAMP_RMS),
         }
     return result
 
@@ -206,7 +208,7 @@ def _check_scores(source: Path, clean: np.ndarray, distorted: np.ndarray) -> Non
 
 
 @contextmanager
-def _scratch_folder(folder: Path) -> Iterator[Path]:
+def scratch_folder(folder: Path) -> Iterator[Path]:
     """Hidden folder in `folder`, which is created if needed, that goes away with everything left in it.
 
     Raises:

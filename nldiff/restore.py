@@ -28,6 +28,7 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior, load_prior
 from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
+from nldiff.warmstart import histogram_match
 from nldiff.waveshapers import Waveshaper, make_waveshaper
 
 Curve = Callable[[Tensor], Tensor]
@@ -45,6 +46,8 @@ class RestoreConfig:
         sampler: fields of `SamplerSettings` that differ from what the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
+        warm_start: what sampling starts from: "histogram", the observation with the distribution of samples that
+            clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
         chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
             which is less than half a chunk.
         joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
@@ -57,6 +60,7 @@ class RestoreConfig:
     sampler: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
+    warm_start: str = "histogram"
     chunk_seconds: float = 6.25
     overlap_seconds: float = 0.5
     joint_items: int = 4
@@ -231,6 +235,9 @@ def restore_blocks(
     rms = float(np.sqrt(levels[joint].mean()))
     gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
 
+    loudest = np.concatenate([recording.read(starts[c], length) for c in joint], axis=1) * gain
+    match = histogram_match(loudest, prior.sigma_data) if config.warm_start == "histogram" else None
+
     batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
     others = [chunk for chunk in range(len(starts)) if chunk not in joint]
     per_call = max(1, batch_size // channels)
@@ -245,11 +252,12 @@ def restore_blocks(
 
     def run(chunks: list[int], curve: Curve, level: float | None) -> Posterior:
         pieces = [recording.read(starts[c], length) * gain for c in chunks]
-        y = torch.from_numpy(np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces]))
+        y = np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces])
+        start = torch.from_numpy(match(y) if match else y).to(device)
         seeds = [_seed(config.seed, c, channel) for c in chunks for channel in range(channels)]
         return sample(
-            prior.denoiser, y.to(device), curve, schedule, settings, generators(seeds),
-            level=level, batch_size=batch_size, callback=stepped,
+            prior.denoiser, torch.from_numpy(y).to(device), curve, schedule, settings, generators(seeds),
+            start=start, level=level, batch_size=batch_size, callback=stepped,
         )  # fmt: skip
 
     if known:
@@ -257,8 +265,8 @@ def restore_blocks(
         first = run(calls[0], curve, None)
     else:
         waveshaper = _waveshaper(config).to(device)
-        y = np.concatenate([recording.read(starts[c], length) for c in joint], axis=1) * gain
-        waveshaper.reset(torch.from_numpy(y.reshape(1, -1)).to(device), generators([_seed(config.seed, -1, 0)]))
+        sources = generators([_seed(config.seed, -1, 0)])
+        waveshaper.reset(torch.from_numpy(loudest.reshape(1, -1)).to(device), sources)
         first = run(calls[0], waveshaper, prior.sigma_data)
         curve = waveshaper.requires_grad_(False)
 
@@ -291,6 +299,8 @@ def check_config(config: RestoreConfig) -> None:
             f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
             "expected"
         )
+    if config.warm_start not in ("histogram", "observation"):
+        raise NldiffError(f"warm_start={config.warm_start}: histogram or observation expected")
     _waveshaper(config)
 
 

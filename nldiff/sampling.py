@@ -29,6 +29,7 @@ class SamplerSettings:
             denoised estimate, which needs no backward pass.
         operator_iterations, operator_learning_rate, operator_betas: Adam steps on the curve in every
             diffusion step; Adam's state is kept from step to step.
+        operator_warmup: Adam steps on the curve before the first diffusion step, with `start` as the clean signal.
         operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion
             step, that the curve is fitted on; 0 segments, or items that are no longer: the whole item.
     """
@@ -45,6 +46,7 @@ class SamplerSettings:
     operator_iterations: int = 20
     operator_learning_rate: float = 0.02
     operator_betas: tuple[float, float] = (0.9, 0.99)
+    operator_warmup: int = 0
     operator_segments: int = 0
     operator_segment_length: int = 16384
 
@@ -119,6 +121,7 @@ def sample(
     sources: Sequence[torch.Generator],
     *,
     shape: tuple[int, int] | None = None,
+    start: Tensor | None = None,
     level: float | None = None,
     cost: Cost | None = None,
     guidance: Callable[[Tensor, float, float], Tensor] = guidance_scale,
@@ -142,6 +145,7 @@ def sample(
             counts.
         sources: one CPU generator per item.
         shape: [batch, time] of unconditional samples.
+        start: first estimate of the clean signal [batch, time], which sampling starts from; `y` by default.
         level: RMS that the estimate of each group is held at; None leaves the scale free (informed).
         cost: likelihood; eq. 8 with the guitar's constants by default.
         guidance: (gradient of the cost [batch, time], sigma, zeta) -> factors of that gradient [batch]; eq. 9
@@ -159,7 +163,7 @@ def sample(
     """
     started = time.monotonic()
     if y is not None and curve is not None and shape is None:
-        start = y
+        start = y if start is None else start
     elif y is None and curve is None and shape is not None:
         start = schedule.new_zeros(shape)
     else:
@@ -176,7 +180,7 @@ def sample(
         optimiser = torch.optim.Adam(
             waveshaper.parameters(), lr=settings.operator_learning_rate, betas=settings.operator_betas
         )
-    compare = cost.prepare(start)
+    compare = cost.prepare(start if y is None else y)
     evaluations = 0
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -199,7 +203,7 @@ def sample(
         if y is None or curve is None:
             return x0, slope, x.new_zeros(items)
         if waveshaper is not None and optimiser is not None and fit:
-            _fit(waveshaper, optimiser, cost, x0, y, settings, sources)
+            _fit(waveshaper, optimiser, cost, x0, y, settings, sources, settings.operator_iterations)
         estimate = x0.clone().requires_grad_(True)
         value = compare(curve(estimate))
         (gradient,) = torch.autograd.grad(value.sum(), estimate)
@@ -214,6 +218,8 @@ def sample(
         score = -guidance(gradient, sigma, settings.zeta)[:, None] * gradient
         return x0, slope - sigma * score, value.detach()
 
+    if waveshaper is not None and optimiser is not None and y is not None and settings.operator_warmup:
+        _fit(waveshaper, optimiser, cost, start, y, settings, sources, settings.operator_warmup)
     levels = schedule.tolist()
     steps = len(levels) - 1
     x = start + levels[0] * draw_noise(start, sources)
@@ -251,6 +257,7 @@ def _fit(
     y: Tensor,
     settings: SamplerSettings,
     sources: Sequence[torch.Generator],
+    iterations: int,
 ) -> None:
     """Adam steps on the curve for a fixed denoised estimate: the inner loop of Alg. 1."""
     count, length = settings.operator_segments, settings.operator_segment_length
@@ -261,7 +268,7 @@ def _fit(
         x0 = x0.gather(1, where.flatten(1)).reshape(-1, length)
         y = y.gather(1, where.flatten(1)).reshape(-1, length)
     shaped, compare = waveshaper.prepare(x0), cost.prepare(y)
-    for _ in range(settings.operator_iterations):
+    for _ in range(iterations):
         optimiser.zero_grad(set_to_none=True)
         compare(shaped()).sum().backward()
         optimiser.step()

@@ -175,7 +175,9 @@ def _train(
 ) -> Path:
     run_dir, device = Path(config.run_dir), process.device
     _check(config, process.world)
-    crops = Crops(config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed, config.train_weights)
+    crops = Crops(
+        config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed, config.train_weights
+    )
     validation = Crops(config.val_data, config.sample_rate, config.sigma_data, Augmentation(), config.seed)
 
     torch.manual_seed(config.seed)

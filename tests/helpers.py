@@ -15,7 +15,7 @@ from nldiff.sampling import Posterior, SamplerSettings, Step
 
 TINY_RATE = 8000
 TINY_SAMPLER = {"steps": 3, "operator_iterations": 2}
-TINY_NETWORK = {
+TINY_NETWORK: dict[str, Any] = {
     "name": "cqtunet",
     "channels": [4, 4],
     "layers": [1, 1],

@@ -101,7 +101,7 @@ def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: 
     # Without the environment variable, but with the folders given.
     monkeypatch.delenv("NLDIFF_DATA")
     assert load_config(TrainingConfig, path, ["train_data=a", "val_data=b"]).val_data == "b"
-    with pytest.raises(NldiffError, match="train_data: .*'NLDIFF_DATA' not found"):
+    with pytest.raises(NldiffError, match=r"train_data: .*'NLDIFF_DATA' not found"):
         load_config(TrainingConfig, path)
 
 

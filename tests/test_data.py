@@ -75,6 +75,29 @@ def test_files_are_drawn_in_proportion_to_their_duration(tmp_path: Path) -> None
     assert share == pytest.approx(0.75, abs=0.1)  # four standard deviations of 300 draws
 
 
+def test_weights_draw_files_more_often(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    sf.write(tmp_path / "note_1.wav", sine(500, 2), RATE)
+    sf.write(tmp_path / "note_2.wav", sine(500, 1), RATE)
+    sf.write(tmp_path / "more" / "di_1.wav", sine(900, 1), RATE)
+    dataset = Crops(tmp_path, RATE, LEVEL, Augmentation(), weights={"di_*": 4.0, "note_1*": 0.5, "none_*": 9.0})
+    share = np.mean([peak_frequency(dataset[0, item, 800]) > 700 for item in range(300)])
+    assert share == pytest.approx(4 / 6, abs=0.11)  # 4 x 1 s against 0.5 x 2 s and 1 s
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"*.wav": 0.0, "*.flac": 0.0}, "not all zero"),
+        ({"a.wav": -1.0}, "no negative"),
+    ],
+    ids=str,
+)
+def test_wrong_weights(guitar_folder: Path, weights: dict[str, float], reason: str) -> None:
+    with pytest.raises(NldiffError, match=f"^train_weights.*{reason}"):
+        Crops(guitar_folder, RATE, LEVEL, Augmentation(), weights=weights)
+
+
 def test_every_place_of_a_file_is_drawn(tmp_path: Path) -> None:
     sf.write(tmp_path / "ramp.wav", np.linspace(0.1, 0.9, 4000), RATE, subtype="FLOAT")
     dataset = crops(tmp_path)

@@ -31,15 +31,12 @@ def numpy_spectrum(y: np.ndarray, n_fft: int, hop: int) -> np.ndarray:
 def numpy_cost(y: np.ndarray, y_hat: np.ndarray, n_fft: int, hop: int, exponent: float) -> float:
     """Eq. 8 with magnitude and phase taken apart, as printed."""
     a, b = (
-        np.abs(s) ** exponent * np.exp(1j * np.angle(s))
-        for s in (numpy_spectrum(v, n_fft, hop) for v in (y, y_hat))
+        np.abs(s) ** exponent * np.exp(1j * np.angle(s)) for s in (numpy_spectrum(v, n_fft, hop) for v in (y, y_hat))
     )
     return float((np.abs(a - b) ** 2).sum() / a.shape[1])
 
 
-@pytest.mark.parametrize(
-    ("n_fft", "hop", "length"), [(64, 16, 200), (64, 32, 64), (512, 128, 1000), (64, 16, 1)]
-)
+@pytest.mark.parametrize(("n_fft", "hop", "length"), [(64, 16, 200), (64, 32, 64), (512, 128, 1000), (64, 16, 1)])
 def test_spectrum_equals_numpy(n_fft: int, hop: int, length: int) -> None:
     y = audio(2, length)
     spectrum = compressed_stft(y, n_fft, hop, exponent=2 / 3)

@@ -162,9 +162,7 @@ def test_lsd_against_its_definition(frames: int, n_fft: int, hop: int) -> None:
     assert lsd(x, y, n_fft, hop, eps, frame_root=True) == pytest.approx(frame_root, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("eps", "mean_square", "frame_root"), [(1e-8, 20.5016, 4.3332), (1e-5, 5.3500, 2.2508)]
-)
+@pytest.mark.parametrize(("eps", "mean_square", "frame_root"), [(1e-8, 20.5016, 4.3332), (1e-5, 5.3500, 2.2508)])
 def test_lsd_of_clipped_tones(eps: float, mean_square: float, frame_root: float) -> None:
     """Values of an independent implementation with n_fft 2048 and hop 512, known to four digits."""
     clipped = np.clip(two_tones(), -0.4, 0.4)

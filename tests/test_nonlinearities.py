@@ -80,9 +80,7 @@ def test_soft_clip_has_unit_slope_at_silence() -> None:
 
 
 @given(hardness=st.floats(0, 0.999), threshold=st.floats(0.01, 1), x=st.floats(-2, 2))
-def test_soft_clip_lies_between_the_tanh_and_the_hard_clipper(
-    hardness: float, threshold: float, x: float
-) -> None:
+def test_soft_clip_lies_between_the_tanh_and_the_hard_clipper(hardness: float, threshold: float, x: float) -> None:
     sample = torch.tensor(abs(x), dtype=torch.float64)
     y = soft_clip(sample, threshold, hardness)
     assert threshold * torch.tanh(sample / threshold) <= y + 1e-12

@@ -36,9 +36,7 @@ SIGNALS = {"clean": SAMPLES, "distorted (input SDR 3 dB)": np.clip(SAMPLES, -0.0
 
 PICTURES: dict[str, Callable[[], Figure]] = {
     "curve": lambda: plotting.plot_curve(GRID, np.tanh(5 * GRID), SAMPLES, np.clip(GRID, -0.1, 0.1)),
-    "titled curve": lambda: plotting.plot_curve(
-        GRID, GRID, SAMPLES, title="Hard clipping at an input SDR of 3 dB"
-    ),
+    "titled curve": lambda: plotting.plot_curve(GRID, GRID, SAMPLES, title="Hard clipping at an input SDR of 3 dB"),
     "curves": lambda: plotting.plot_curves(dict.fromkeys(FAMILIES, 0.1 * GRID), GRID, truth=GRID**2),
     "spectrograms": lambda: plotting.plot_spectrograms(SIGNALS, 16000),
     "one spectrogram": lambda: plotting.plot_spectrograms({"clean": SAMPLES}, 16000, fmax=5000),
@@ -187,9 +185,7 @@ def test_saved_pictures(tmp_path: Path) -> None:
     plotting.save_figure(figure, path, dpi=50)
     assert imread(path).shape[:2] == (round(50 * height), round(50 * width))
     plotting.save_figure(figure, tmp_path / "new" / "trace.svg")
-    assert (
-        ElementTree.parse(tmp_path / "new" / "trace.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
-    )
+    assert ElementTree.parse(tmp_path / "new" / "trace.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["trace of ü.png", "trace.svg"]
 
 

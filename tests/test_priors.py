@@ -139,7 +139,10 @@ def change(path: Path, config: str | None = None, **tensors: torch.Tensor) -> No
         (without_metadata, "is not an nldiff prior"),
         (lambda path: change(path, "{not json"), "is damaged: its configuration is not JSON"),
         (lambda path: change(path, "[1, 2]"), "is damaged: its configuration lacks"),
-        (lambda path: change(path, '{"sample_rate": 8000}'), "is damaged: its configuration lacks network, sigma_data, sigma_min"),
+        (
+            lambda path: change(path, '{"sample_rate": 8000}'),
+            "is damaged: its configuration lacks network, sigma_data, sigma_min",
+        ),
         (
             lambda path: change(path, json.dumps(read_config(path) | {"network": {"name": "wavenet"}})),
             "is damaged: unknown network 'wavenet'",

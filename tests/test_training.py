@@ -133,7 +133,7 @@ def test_a_killed_run_resumes_exactly(config: TrainingConfig, tmp_path: Path) ->
     command = [sys.executable, str(ROOT / "train_prior.py"), "--config", str(settings), "--quiet"]
     moment = random.uniform(8, 25)  # in steps; any moment after the first checkpoint must do
     process = subprocess.Popen(command, env=environment())
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     try:
         while not (killed / "loss.csv").exists() or len(rows(killed / "loss.csv")) < moment:
             assert process.poll() is None, "the run ended before it was killed"
@@ -164,7 +164,7 @@ def test_two_processes_equal_one(config: TrainingConfig, tmp_path: Path) -> None
     settings = write_yaml(shared, tmp_path / "settings.yaml")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, str(ROOT / "train_prior.py"), "--config", str(settings), "--quiet"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     # The same numbers summed in another order: float32 rounding, a few 1e-7, which Adam's first steps enlarge.
     assert losses(shared.run_dir) == pytest.approx(losses(config.run_dir), rel=1e-4)

@@ -297,9 +297,7 @@ def test_spline_continues_straight_beyond_its_ends(side: float) -> None:
     inside = shaper(side * torch.tensor([[1 - step, 1 - 2 * step]], dtype=torch.float64))[0]
     slope = ((inside[0] - inside[1]) / (side * step)).item()
     assert y[0].item() == pytest.approx(inside[0].item(), abs=1e-4)  # continuous
-    assert ((y[1] - y[0]) / (side * 0.5)).item() == pytest.approx(
-        slope, abs=1e-3
-    )  # with the slope at the end
+    assert ((y[1] - y[0]) / (side * 0.5)).item() == pytest.approx(slope, abs=1e-3)  # with the slope at the end
     assert ((y[2] - y[1]) / (side * 0.5)).item() == pytest.approx(slope, abs=1e-3)
     assert (y[3] / 1e6).item() == pytest.approx(side * slope, abs=1e-3)
 

@@ -1,0 +1,77 @@
+"""The benchmarks still run; how long anything takes is not tested."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import soundfile as sf
+import yaml
+from helpers import TINY_NETWORK, TINY_RATE, TINY_SAMPLER, save_tiny_prior
+
+from nldiff.waveshapers import WAVESHAPERS
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["configuration", "prior"])
+def test_every_part_of_a_step_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    if kind == "prior":
+        network = save_tiny_prior(tmp_path / "tiny.safetensors")
+    else:
+        network = tmp_path / "tiny.yaml"
+        config = {"network": TINY_NETWORK, "sample_rate": TINY_RATE, "sampler": TINY_SAMPLER}
+        network.write_text(yaml.safe_dump(config | {"train_data": "${oc.env:NLDIFF_NOT_SET}"}))
+    arguments = [str(network), "--device", "cpu", "--threads", "1", "--seconds", "0.2", "--repeats", "1"]
+    assert script("steps").main(arguments) == 0
+    title, *table = capsys.readouterr().out.strip().splitlines()
+    assert title.startswith("tiny: 0.0 M parameters, ")
+    assert f"0.2 s at {TINY_RATE} Hz, cpu, 1 threads" in title
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[3:]]
+    assert len(rows) == 2 + len(WAVESHAPERS) + 3
+    assert [row[0].split(", ")[-1] for row in rows[2 : 2 + len(WAVESHAPERS)]] == sorted(WAVESHAPERS)
+    assert rows[-1][0] == "one guided step with 2 iterations on the curve, ccr"
+    assert all(float(time) > 0 and float(memory) > 10 for _, time, memory in rows)
+    memory = [float(row[2]) for row in rows]
+    assert memory == sorted(memory)
+
+
+def test_an_unknown_network_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script("steps").main(["violin", "--device", "cpu", "--threads", "1"]) == 1
+    assert capsys.readouterr().err == "error: unknown prior 'violin': neither a file nor one of: guitar\n"
+
+
+def test_the_whole_program_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prior = save_tiny_prior(tmp_path / "tiny.safetensors")
+    arguments = ["0.3x2", "--prior", str(prior), "--device", "cpu", "--threads", "1", "--set", "sampler.steps=2"]
+    assert script("restore_time").main(arguments) == 0
+    name, wall, cpu, memory = (cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|"))
+    assert name == "0.3 s, stereo"
+    assert float(wall) > 0
+    assert float(cpu) > 0
+    assert float(memory) > 100  # Python with PyTorch
+
+
+def test_the_recording_has_the_length_and_channels_asked_for(tmp_path: Path) -> None:
+    script("restore_time").write_recording(tmp_path / "a.wav", 7.5, 2)
+    samples, rate = sf.read(tmp_path / "a.wav")
+    assert (rate, samples.shape) == (44100, (330750, 2))
+    example, _ = sf.read(FOLDER.parent / "examples" / "guit_em9_distorted.flac")
+    assert samples[0] == pytest.approx([example[0], example[len(example) // 2]], abs=1e-4)
+    assert samples[len(example)] == pytest.approx(samples[0], abs=1e-9)
+
+
+def test_a_misspelt_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script("restore_time").main(["6x3"])
+    assert caught.value.code == 2
+    assert "6x3" in capsys.readouterr().err
