@@ -20,8 +20,9 @@ from nldiff import audio as audio_io
 from nldiff.config import load_config
 from nldiff.files import applied_distortion, scores
 from nldiff.nonlinearities import parse_distortion
-from nldiff.priors import load_prior
-from nldiff.restore import RestoreConfig, choose_device, restore
+from nldiff.priors import Prior, load_prior
+from nldiff.restore import restore
+from nldiff.settings import RestoreConfig, choose_device
 from nldiff.waveshapers import WAVESHAPERS
 
 DISTORTIONS = (
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
                     append(out, cell(clip, distortion, method, prior, options))
 
 
-def cell(clip: Path, text: str, method: str, prior: object, options: argparse.Namespace) -> dict[str, object]:
+def cell(clip: Path, text: str, method: str, prior: Prior, options: argparse.Namespace) -> dict[str, object]:
     """Scores of one clip, distortion and method."""
     rate = audio_io.probe(clip).sample_rate
     clean = audio_io.read(clip, 0, round(options.seconds * rate))[0]

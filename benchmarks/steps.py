@@ -23,8 +23,8 @@ from nldiff.likelihood import CompressedSTFTCost
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
 from nldiff.priors import Prior, fast_dtype, load_prior
-from nldiff.restore import RestoreConfig, choose_device, sampler_settings
 from nldiff.sampling import Step, generators, sample
+from nldiff.settings import RestoreConfig, choose_device, sampler_settings
 from nldiff.training import TrainingConfig
 from nldiff.waveshapers import WAVESHAPERS, make_waveshaper
 

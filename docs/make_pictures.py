@@ -13,7 +13,8 @@ from nldiff.config import load_config
 from nldiff.metrics.rr_mse import input_gain
 from nldiff.metrics.sdr import si_sdr
 from nldiff.plotting import plot_curves, plot_spectrograms, save_figure
-from nldiff.restore import RestoreConfig, restore
+from nldiff.restore import restore
+from nldiff.settings import RestoreConfig
 
 HERE = Path(__file__).parent
 DRIVE, OUTPUT_LEVEL = 17.4, 0.5  # of the example, see examples/README.md
@@ -29,7 +30,7 @@ def main() -> None:
         return OUTPUT_LEVEL * np.tanh(DRIVE * x)
 
     sigma = float(np.std(clean))
-    gain, _ = input_gain(truth, result.curve, sigma, fit_scale=True)
+    gain, _ = input_gain(lambda r: truth(r.numpy()), lambda r: result.curve(r.numpy()), sigma, fit_scale=True)
     grid = np.linspace(-4 * sigma, 4 * sigma, 801)
     estimate = {"estimated": result.curve(gain * grid)}
     save_figure(plot_curves(estimate, grid, truth(grid), title="Transfer curve"), HERE / "curve.png")

@@ -5,4 +5,5 @@ __all__ = ["NldiffError", "Restoration", "RestoreConfig", "load_prior", "restore
 
 from nldiff.errors import NldiffError
 from nldiff.priors import load_prior
-from nldiff.restore import Restoration, RestoreConfig, restore
+from nldiff.restore import Restoration, restore
+from nldiff.settings import RestoreConfig

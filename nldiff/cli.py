@@ -18,7 +18,7 @@ from nldiff.errors import NldiffError
 from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior, load_prior
-from nldiff.restore import RestoreConfig, check_config, choose_device, sampler_settings
+from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
 from nldiff.training import StepReport, TrainingConfig, train
 from nldiff.waveshapers import WAVESHAPERS
 

@@ -22,7 +22,9 @@ from nldiff.errors import NldiffError
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, calibrate
 from nldiff.priors import Prior
-from nldiff.restore import Fit, Recording, RestoreConfig, restore_blocks, settle, versions
+from nldiff.recording import Recording
+from nldiff.restore import Fit, restore_blocks, settle, versions
+from nldiff.settings import RestoreConfig
 
 _CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000

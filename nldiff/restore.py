@@ -6,19 +6,16 @@ does not grow with the length.
 """
 
 import dataclasses
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 import nldiff
@@ -27,94 +24,12 @@ from nldiff.diffusion import karras_schedule
 from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior, load_prior
+from nldiff.recording import Recording, chunk_starts, cross_fade
 from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
+from nldiff.settings import RestoreConfig, check_config, choose_device, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
-from nldiff.waveshapers import Waveshaper, make_waveshaper
 
 Curve = Callable[[Tensor], Tensor]
-_BLOCK = 1 << 18
-
-
-@dataclass
-class RestoreConfig:
-    """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
-
-    Attributes:
-        prior: name of a shipped prior or path of a prior file.
-        waveshaper: family of the curve: ccr, mlp or sumtanh.
-        waveshaper_options: arguments of that family.
-        sampler: fields of `SamplerSettings` that differ from what the prior recommends.
-        seed: seed of everything random, not negative.
-        device: auto, cpu, cuda, cuda:N or mps.
-        warm_start: what sampling starts from: "histogram", the observation with the distribution of samples that
-            clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
-        chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
-            which is less than half a chunk.
-        joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
-        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
-    """
-
-    prior: str = "guitar"
-    waveshaper: str = "ccr"
-    waveshaper_options: dict[str, Any] = field(default_factory=dict)
-    sampler: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "auto"
-    warm_start: str = "histogram"
-    chunk_seconds: float = 6.25
-    overlap_seconds: float = 0.5
-    joint_items: int = 4
-    batch_size: int = 0
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A distorted recording that can be read piecewise.
-
-    Attributes:
-        name: what messages call it.
-        sample_rate: Hz.
-        channels, frames: size.
-        read: (start, frames) -> float32 [channels, frames].
-    """
-
-    name: str
-    sample_rate: int
-    channels: int
-    frames: int
-    read: Callable[[int, int], np.ndarray]
-
-    @classmethod
-    def from_array(cls, samples: np.ndarray, sample_rate: int, name: str = "audio") -> "Recording":
-        """Wrap `samples` [channels, time].
-
-        Raises:
-            NldiffError: nothing in it could be restored, see `audio.check_samples`.
-        """
-        audio_io.check_samples(samples, sample_rate, name)
-        channels, frames = samples.shape
-        return cls(name, sample_rate, channels, frames, lambda start, frames: samples[:, start : start + frames])
-
-    @classmethod
-    def from_file(cls, path: Path) -> "Recording":
-        """Wrap an audio file.
-
-        Raises:
-            NldiffError: the file cannot be read or nothing in it could be restored.
-        """
-        stats = audio_io.check_observation(path)
-        return cls(
-            path.name,
-            stats.sample_rate,
-            stats.channels,
-            stats.frames,
-            read=lambda start, frames: audio_io.read(path, start, frames)[0],
-        )
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        """(start, frames) of consecutive pieces that fit in memory and cover everything."""
-        for start in range(0, self.frames, _BLOCK):
-            yield start, min(_BLOCK, self.frames - start)
 
 
 @dataclass(frozen=True)
@@ -264,7 +179,7 @@ def restore_blocks(
         curve: Curve = partial(_at_level, known, gain)
         first = run(calls[0], curve, None)
     else:
-        waveshaper = _waveshaper(config).to(device)
+        waveshaper = configured_waveshaper(config).to(device)
         sources = generators([_seed(config.seed, -1, 0)])
         waveshaper.reset(torch.from_numpy(loudest.reshape(1, -1)).to(device), sources)
         first = run(calls[0], waveshaper, prior.sigma_data)
@@ -283,91 +198,6 @@ def restore_blocks(
         tail = piece[:, end - start :]
     cost = tuple(first.cost.mean(1).tolist())
     return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings)
-
-
-def check_config(config: RestoreConfig) -> None:
-    """Find out before the work whether the settings make sense; `sampler_settings` does it for those of the sampler.
-
-    Raises:
-        NldiffError: a value out of range, or an unknown waveshaper or option of it.
-    """
-    _require(config, ("seed", "batch_size", "overlap_seconds"), 0)
-    _require(config, ("joint_items",), 1)
-    _require(config, ("chunk_seconds",), audio_io.MIN_SECONDS)
-    if 2 * config.overlap_seconds >= config.chunk_seconds:
-        raise NldiffError(
-            f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
-            "expected"
-        )
-    if config.warm_start not in ("histogram", "observation"):
-        raise NldiffError(f"warm_start={config.warm_start}: histogram or observation expected")
-    _waveshaper(config)
-
-
-def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
-    """Library defaults, overridden by the prior's recommendations, overridden by the user.
-
-    The schedule never goes below the lowest noise level that the prior was trained on.
-
-    Raises:
-        NldiffError: unknown setting, or a value of the wrong type or out of range.
-    """
-    known = {f.name for f in dataclasses.fields(SamplerSettings)}
-    chosen = {**prior.sampler, **config.sampler}
-    for key in chosen:
-        if key not in known:
-            raise NldiffError(f"unknown sampler setting '{key}' (known: {', '.join(sorted(known))})")
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplerSettings), chosen))
-    except OmegaConfBaseException as error:
-        raise NldiffError(f"sampler setting {error.full_key or ''}: {str(error).splitlines()[0]}") from error
-    assert isinstance(settings, SamplerSettings)
-    settings = dataclasses.replace(settings, sigma_min=max(settings.sigma_min, prior.sigma_min))
-    _require(settings, ("steps",), 2)
-    _require(settings, ("sigma_max",), settings.sigma_min * (1 + 1e-6))
-    _require(settings, ("rho",), 1e-3)
-    _require(settings, ("churn", "zeta", "operator_iterations", "operator_learning_rate", "operator_segments"), 0)
-    _require(settings, ("operator_segment_length",), 1)
-    if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
-        raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
-    return settings
-
-
-def choose_device(name: str) -> torch.device:
-    """Torch device for "auto" (CUDA, else MPS, else CPU) or a device name.
-
-    Raises:
-        NldiffError: the name is unknown or the machine lacks the device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise NldiffError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def chunk_starts(recording: Recording, config: RestoreConfig) -> tuple[list[int], int]:
-    """Start of every chunk and their common length, in frames of the recording; equally spaced, overlapping."""
-    length = round(config.chunk_seconds * recording.sample_rate)
-    overlap = round(config.overlap_seconds * recording.sample_rate)
-    if recording.frames <= length:
-        return [0], recording.frames
-    count = -(-(recording.frames - overlap) // (length - overlap))
-    return np.linspace(0, recording.frames - length, count).round().astype(int).tolist(), length
-
-
-def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-    """`chunk` [channels, n], its beginning faded in over the `tail` [channels, m], m <= n, of the one before it.
-
-    Linear, since both estimate the same signal: where they agree, the result is exactly what they agree on.
-    """
-    m = tail.shape[1]
-    weight = ((np.arange(m) + 0.5) / max(m, 1)).astype(np.float32)
-    faded = tail + (chunk[:, :m] - tail) * weight
-    return np.concatenate([faded, chunk[:, m:]], axis=1)
 
 
 def settle(
@@ -419,20 +249,6 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return {"nldiff": nldiff.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _require(settings: RestoreConfig | SamplerSettings, names: tuple[str, ...], least: float) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if not least <= value < math.inf:
-            raise NldiffError(f"{name}={value}: a number of at least {least:g} expected")
-
-
-def _waveshaper(config: RestoreConfig) -> Waveshaper:
-    try:
-        return make_waveshaper(config.waveshaper, 1, **config.waveshaper_options)
-    except TypeError as error:
-        raise NldiffError(f"waveshaper_options={config.waveshaper_options}: {error}") from error
 
 
 def _seed(*parts: int) -> int:

@@ -75,6 +75,7 @@ class FakeSampler:
         settings: SamplerSettings,
         sources: Sequence[torch.Generator],
         *,
+        start: Tensor,
         level: float | None,
         batch_size: int,
         callback: Callable[[Step], None],
@@ -83,7 +84,7 @@ class FakeSampler:
         if self.keep:
             seeds = [source.initial_seed() for source in sources]
             self.calls.append(
-                {"y": y.clone(), "curve": curve, "trainable": trainable, "level": level}
+                {"y": y.clone(), "start": start.clone(), "curve": curve, "trainable": trainable, "level": level}
                 | {"schedule": schedule, "settings": settings, "seeds": seeds, "batch_size": batch_size}
             )
         for index in range(settings.steps):

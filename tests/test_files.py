@@ -20,7 +20,7 @@ from nldiff.files import restore_file
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, input_sdr, parse_distortion
 from nldiff.priors import Prior
-from nldiff.restore import RestoreConfig
+from nldiff.settings import RestoreConfig
 
 MODULE = importlib.import_module("nldiff.restore")
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")

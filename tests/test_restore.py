@@ -16,17 +16,9 @@ from numpy.typing import NDArray
 from nldiff.errors import NldiffError
 from nldiff.nonlinearities import DISTORTIONS, Distortion
 from nldiff.priors import Prior
-from nldiff.restore import (
-    Recording,
-    RestoreConfig,
-    choose_device,
-    chunk_starts,
-    cross_fade,
-    restore,
-    restore_blocks,
-    sampler_settings,
-    settle,
-)
+from nldiff.recording import Recording, chunk_starts, cross_fade
+from nldiff.restore import restore, restore_blocks, settle
+from nldiff.settings import RestoreConfig, choose_device, sampler_settings
 from nldiff.waveshapers import WAVESHAPERS
 
 # by name, because the package may offer the function under the name of the module
@@ -427,7 +419,7 @@ def test_the_curve_is_estimated_on_the_loudest_chunks_at_the_level_of_the_prior(
 
 def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "sample", FakeSampler(keep=False))
-    monkeypatch.setattr(MODULE, "_BLOCK", 1 << 13)
+    monkeypatch.setattr("nldiff.recording._BLOCK", 1 << 13)
     monkeypatch.setattr("nldiff.audio._BLOCK_FRAMES", 1 << 13)
     config = RestoreConfig(chunk_seconds=1.0, overlap_seconds=0.1)
 

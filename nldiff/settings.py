@@ -1,0 +1,132 @@
+"""Settings of a restoration: what they are, their checks, and how prior and user change the sampler's."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nldiff import audio as audio_io
+from nldiff.errors import NldiffError
+from nldiff.priors import Prior
+from nldiff.sampling import SamplerSettings
+from nldiff.waveshapers import Waveshaper, make_waveshaper
+
+
+@dataclass
+class RestoreConfig:
+    """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
+
+    Attributes:
+        prior: name of a shipped prior or path of a prior file.
+        waveshaper: family of the curve: ccr, mlp or sumtanh.
+        waveshaper_options: arguments of that family.
+        sampler: fields of `SamplerSettings` that differ from what the prior recommends.
+        seed: seed of everything random, not negative.
+        device: auto, cpu, cuda, cuda:N or mps.
+        warm_start: what sampling starts from: "histogram", the observation with the distribution of samples that
+            clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
+        chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
+            which is less than half a chunk.
+        joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
+        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
+    """
+
+    prior: str = "guitar"
+    waveshaper: str = "ccr"
+    waveshaper_options: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "auto"
+    warm_start: str = "histogram"
+    chunk_seconds: float = 6.25
+    overlap_seconds: float = 0.5
+    joint_items: int = 4
+    batch_size: int = 0
+
+
+def check_config(config: RestoreConfig) -> None:
+    """Find out before the work whether the settings make sense; `sampler_settings` does it for those of the sampler.
+
+    Raises:
+        NldiffError: a value out of range, or an unknown waveshaper or option of it.
+    """
+    _require(config, ("seed", "batch_size", "overlap_seconds"), 0)
+    _require(config, ("joint_items",), 1)
+    _require(config, ("chunk_seconds",), audio_io.MIN_SECONDS)
+    if 2 * config.overlap_seconds >= config.chunk_seconds:
+        raise NldiffError(
+            f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
+            "expected"
+        )
+    if config.warm_start not in ("histogram", "observation"):
+        raise NldiffError(f"warm_start={config.warm_start}: histogram or observation expected")
+    configured_waveshaper(config)
+
+
+def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
+    """Library defaults, overridden by the prior's recommendations, overridden by the user.
+
+    The schedule never goes below the lowest noise level that the prior was trained on.
+
+    Raises:
+        NldiffError: unknown setting, or a value of the wrong type or out of range.
+    """
+    known = {f.name for f in dataclasses.fields(SamplerSettings)}
+    chosen = {**prior.sampler, **config.sampler}
+    for key in chosen:
+        if key not in known:
+            raise NldiffError(f"unknown sampler setting '{key}' (known: {', '.join(sorted(known))})")
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplerSettings), chosen))
+    except OmegaConfBaseException as error:
+        raise NldiffError(f"sampler setting {error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    assert isinstance(settings, SamplerSettings)
+    settings = dataclasses.replace(settings, sigma_min=max(settings.sigma_min, prior.sigma_min))
+    _require(settings, ("steps",), 2)
+    _require(settings, ("sigma_max",), settings.sigma_min * (1 + 1e-6))
+    _require(settings, ("rho",), 1e-3)
+    _require(settings, ("churn", "zeta", "operator_learning_rate"), 0)
+    _require(settings, ("operator_iterations", "operator_warmup", "operator_segments"), 0)
+    _require(settings, ("operator_segment_length",), 1)
+    if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
+        raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
+    return settings
+
+
+def choose_device(name: str) -> torch.device:
+    """Torch device for "auto" (CUDA, else MPS, else CPU) or a device name.
+
+    Raises:
+        NldiffError: the name is unknown or the machine lacks the device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise NldiffError(f"device '{name}' is not available: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def configured_waveshaper(config: RestoreConfig) -> Waveshaper:
+    """A waveshaper with one parameter set, as `config` describes it.
+
+    Raises:
+        NldiffError: unknown family or option.
+    """
+    try:
+        return make_waveshaper(config.waveshaper, 1, **config.waveshaper_options)
+    except TypeError as error:
+        raise NldiffError(f"waveshaper_options={config.waveshaper_options}: {error}") from error
+
+
+def _require(settings: RestoreConfig | SamplerSettings, names: tuple[str, ...], least: float) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not least <= value < math.inf:
+            raise NldiffError(f"{name}={value}: a number of at least {least:g} expected")
