@@ -142,7 +142,8 @@ class DilatedLayer(nn.Module):
         """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         scale, gate = self.modulation(embedding).chunk(2, dim=1)
         # The statistics are reduced per channel first, so that norm and modulation are a single multiplication.
-        energy = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=torch.float32).square()
+        # Squares in the type of x: a float32 copy would double the memory that the backward pass needs.
+        energy = x.square().sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
         mean_square = energy.unflatten(1, (self.groups, -1)).mean(2, keepdim=True) / (x.shape[2] * x.shape[3])
         norm = (mean_square + 1e-7).rsqrt().expand(-1, -1, x.shape[1] // self.groups, -1, -1).flatten(1, 2)
         y = F.gelu(x * _match(norm * self.norm_scale * (1 + scale), x))
