@@ -39,12 +39,6 @@ def pluck(frequency: float, seconds: float, sample_rate: int, seed: int = 0) -> 
 
 
 @pytest.fixture(scope="session")
-def plucked_string() -> NDArray[np.float32]:
-    """An open A string, 1.5 s at 44.1 kHz, RMS 0.06, [time]."""
-    return pluck(110.0, 1.5, 44100)
-
-
-@pytest.fixture(scope="session")
 def guitar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of four short recordings at 8 and 11.025 kHz, mono and stereo, one in a subfolder."""
     folder = tmp_path_factory.mktemp("guitar")
