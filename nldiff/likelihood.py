@@ -100,29 +100,21 @@ def compressed_stft(y: Tensor, n_fft: int, hop: int, exponent: float = 2 / 3) ->
     return (spectrum * (_power(spectrum) + _EPSILON).pow((exponent - 1) / 2)).transpose(1, 2)
 
 
-def guidance_scale(grad: Tensor, sigma: Tensor | float, zeta: float, groups: int = 1) -> Tensor:
+def guidance_scale(grad: Tensor, sigma: Tensor | float, zeta: float) -> Tensor:
     """Step size of eq. 9, `sqrt(L) zeta / (sigma |grad|_2)`.
 
     Args:
         grad: gradient of the cost by the noisy audio `[B, T]`.
         sigma: noise level, `[B]` or one number, greater than 0.
         zeta: strength of the guidance.
-        groups: number of consecutive items that form one recording (channels or chunks). The norm is taken
-            over all of them, and L counts their samples together.
 
     Returns:
-        Factor per item `[B]`, equal within a group of equal sigma; 0 where a group's whole gradient is 0.
-
-    Raises:
-        NldiffError: if B is not a multiple of `groups`.
+        Factor per item `[B]`; 0 where the whole gradient is 0.
     """
-    items, length = grad.shape
-    if groups < 1 or items % groups:
-        raise NldiffError(f"guidance scale: {items} items do not divide into groups of {groups}")
     # double precision: the squares of a small gradient underflow in float32
-    norm = torch.linalg.vector_norm(grad.reshape(-1, groups * length), dim=1, dtype=torch.float64)
-    scale = torch.where(norm > 0, math.sqrt(groups * length) * zeta / norm, 0.0)
-    return (scale.repeat_interleave(groups) / sigma).to(grad.dtype)
+    norm = torch.linalg.vector_norm(grad, dim=1, dtype=torch.float64)
+    scale = torch.where(norm > 0, math.sqrt(grad.shape[1]) * zeta / norm, 0.0)
+    return (scale / sigma).to(grad.dtype)
 
 
 class _CompressedDistance(torch.autograd.Function):

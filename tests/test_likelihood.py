@@ -185,18 +185,7 @@ def test_guidance_scale_by_hand() -> None:
     assert guidance_scale(grad, sigma, 0.3).tolist() == pytest.approx([0.24, 0.24, 0.0])
 
 
-def test_guidance_scale_over_groups_by_hand() -> None:
-    # the first two items are one recording of 4 samples with a gradient of norm 5, the last two are silent
-    grad = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
-    assert guidance_scale(grad, 0.5, 0.3, groups=2).tolist() == pytest.approx([0.24, 0.24, 0.0, 0.0])
-
-
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 def test_guidance_scale_neither_underflows_nor_overflows(size: float) -> None:
     scale = guidance_scale(torch.full((1, 100), size), 1.0, 0.3)
     assert scale.item() == pytest.approx(0.3 / size, rel=1e-5)
-
-
-def test_guidance_scale_rejects_a_partial_group() -> None:
-    with pytest.raises(NldiffError, match="3 items do not divide into groups of 2"):
-        guidance_scale(torch.ones(3, 4), 1.0, 0.3, groups=2)
