@@ -31,7 +31,7 @@ def main() -> None:
 
     sigma = float(np.std(clean))
     gain, _ = input_gain(lambda r: truth(r.numpy()), lambda r: result.curve(r.numpy()), sigma, fit_scale=True)
-    grid = np.linspace(-4 * sigma, 4 * sigma, 801)
+    grid = np.linspace(-3.5 * sigma, 3.5 * sigma, 801)
     estimate = {"estimated": result.curve(gain * grid)}
     save_figure(plot_curves(estimate, grid, truth(grid), title="Transfer curve"), HERE / "curve.png")
     signals = {"distorted": observed, "restored": result.audio, "clean original": clean}
