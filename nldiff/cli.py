@@ -1,4 +1,4 @@
-"""Command line: `nldiff restore` (also `infer.py`) and `nldiff train` (also `train_prior.py`)."""
+"""Command line: `nldiff restore` (also `infer.py`), `train` (also `train_prior.py`), `evaluate` and `report`."""
 
 import argparse
 import os
@@ -15,6 +15,7 @@ import nldiff
 from nldiff import audio as audio_io
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
+from nldiff.evaluation import evaluate, load_experiment
 from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior, load_prior
@@ -27,7 +28,7 @@ _FAILED, _INTERRUPTED = 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `nldiff` command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
-    commands = {"restore": infer_main, "train": train_main}
+    commands = {"restore": infer_main, "train": train_main, "evaluate": evaluate_main, "report": report_main}
     parser = argparse.ArgumentParser(
         prog="nldiff",
         description=nldiff.__doc__,
@@ -35,7 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nldiff {nldiff.__version__}")
-    parser.add_argument("command", choices=commands, help="restore distorted recordings, or train a prior")
+    parser.add_argument(
+        "command",
+        choices=commands,
+        help="restore recordings, train a prior, run an experiment, or build its listening page",
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     return commands[options.command](options.rest, f"nldiff {options.command}")
@@ -53,6 +58,22 @@ def train_main(arguments: Sequence[str] | None = None, prog: str = "train_prior.
     parser = argparse.ArgumentParser(prog=prog, description="Train a prior on clean audio.", allow_abbrev=False)
     add_train_arguments(parser)
     return _guarded(train_command, parser.parse_intermixed_args(arguments))
+
+
+def evaluate_main(arguments: Sequence[str] | None = None, prog: str = "nldiff evaluate") -> int:
+    """Entry point of `nldiff evaluate`."""
+    parser = argparse.ArgumentParser(prog=prog, description="Run an experiment.", allow_abbrev=False)
+    add_evaluate_arguments(parser)
+    return _guarded(evaluate_command, parser.parse_intermixed_args(arguments))
+
+
+def report_main(arguments: Sequence[str] | None = None, prog: str = "nldiff report") -> int:
+    """Entry point of `nldiff report`."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Build the listening page of an experiment.", allow_abbrev=False
+    )
+    add_report_arguments(parser)
+    return _guarded(report_command, parser.parse_args(arguments))
 
 
 def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +115,23 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `nldiff evaluate`."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/eval")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of clean clips instead of the CONFIG's")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: out/eval/CONFIG)")
+    parser.add_argument("--smoke", action="store_true", help="a few quick cells, to see that all works")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
+
+
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `nldiff report`."""
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder that 'nldiff evaluate' wrote")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the page (default: RUN_DIR/report)")
+    parser.add_argument("--lufs", type=float, default=-23.0, help="loudness of the examples, LUFS (default: -23)")
 
 
 def restore_command(options: argparse.Namespace) -> int:
@@ -140,6 +178,39 @@ def train_command(options: argparse.Namespace) -> int:
         path = train(config, options.resume, on_step)
     if not quiet:
         print(path)
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Run the experiment that the configuration describes."""
+    config = load_experiment(options.config, options.data, options.smoke, options.overrides)
+    folder = options.out or Path("out/eval") / (options.config.stem + ("-smoke" if options.smoke else ""))
+    # torchrun starts this in every process; one of them talks.
+    talks = os.environ.get("RANK", "0") == "0"
+    with tqdm(unit="cell", disable=options.quiet or not talks, delay=1e-3, dynamic_ncols=True) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.total, bar.initial, bar.n = total, done, done  # the speed is counted from here
+            bar.update(done - bar.n)
+
+        def warn(message: str) -> None:
+            if talks:
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+
+        outcome = evaluate(config, folder, on_progress, warn)
+    if outcome and outcome.failed:
+        print(f"warning: {outcome.failed} of {outcome.cells} cells failed: see summary.md", file=sys.stderr)
+    if outcome and not options.quiet:
+        print(folder / "summary.md")
+    return 0
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Build the listening page of a run."""
+    from nldiff.report import build_report  # needs an extra
+
+    print(build_report(options.run, options.out, options.lufs))
     return 0
 
 

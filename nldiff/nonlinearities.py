@@ -1,10 +1,13 @@
 """Known memoryless distortions and their calibration to an input SDR.
 
-The curves are those evaluated by Švento et al. (2025), section 3.1.1, plus the full-wave rectifier. All of
-them are elementwise, keep shape and type, and are differentiable almost everywhere.
+The curves are those evaluated by Švento et al. (2025), section 3.1.1, the full-wave rectifier, and two of
+Imort et al. (2022): clipping after amplification, and SoX's overdrive without its filter (with the filter it
+has memory: `nldiff.overdrive`). All of them are elementwise, keep shape and type, and are differentiable
+almost everywhere.
 
 A distortion is written as `name`, `name:parameter=value,...`, or with the input SDR in place of the
-calibrated parameter: `hard_clip:sdr=3`.
+calibrated parameter: `hard_clip:sdr=3`. Every one takes the weight of the distorted signal as `mix`:
+`half_wave:mix=0.7` or `hard_clip:sdr=3,mix=0.7`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,15 @@ from nldiff.errors import NldiffError
 def hard_clip(x: Tensor, low: float, high: float) -> Tensor:
     """Limit to `[low, high]`."""
     return x.clamp(low, high)
+
+
+def amplified_clip(x: Tensor, gain_db: float, threshold: float) -> Tensor:
+    """Amplify, then limit to `[-threshold, threshold]`: eq. 2 and 3 of Imort et al. (2022).
+
+    The output is louder than the input by `gain_db` where nothing is limited. With `g = 10^(gain_db / 20)`
+    it is g times the output of the hard clipper at `threshold / g`.
+    """
+    return hard_clip(_amplitude(gain_db) * x, -threshold, threshold)
 
 
 def tanh_clip(x: Tensor, gain: float) -> Tensor:
@@ -81,6 +93,25 @@ def carbon_mic(x: Tensor, asymmetry: float, gain: float) -> Tensor:
     return (1 - asymmetry) * x / (1 - asymmetry * gain * x)
 
 
+def cubic_clip(x: Tensor) -> Tensor:
+    """Saturate softly at `+-2 / 3`: `x - x^3 / 3` for `|x| <= 1`, constant outside; the slope is continuous."""
+    x = x.clamp(-1, 1)
+    return x - x**3 / 3
+
+
+def overdrive_static(x: Tensor, gain_db: float, colour: float) -> Tensor:
+    """Curve of SoX's overdrive: what `nldiff.overdrive.sox_overdrive` does, but for its filter.
+
+    With `c = colour / 200`, `g = 10^(gain_db / 20)` and w the cubic clipper:
+    `x / 2 + 3 / 4 (w(g x + c) - w(c))`, limited to `[-1, 1]`. The offset c makes the curve asymmetric. The
+    filter removes whatever mean the clipper leaves; the curve subtracts its value at silence. 0 dB, where SoX
+    leaves the signal alone, is no exception here.
+    """
+    offset = torch.tensor(colour / 200, dtype=x.dtype, device=x.device)
+    wet = cubic_clip(_amplitude(gain_db) * x + offset) - cubic_clip(offset)
+    return (x / 2 + 0.75 * wet).clamp(-1, 1)
+
+
 @dataclass(frozen=True)
 class Parameter:
     """Default and inclusive range of a distortion's parameter."""
@@ -112,6 +143,9 @@ def _size(default: float) -> Parameter:
     return Parameter(default, 1e-20, 1e20)
 
 
+# weight of the distorted signal, a parameter of every distortion
+_MIX = Parameter(1.0, 0.0, 1.0)
+
 DISTORTIONS: dict[str, DistortionSpec] = {
     "hard_clip": DistortionSpec(
         lambda x, threshold: hard_clip(x, -threshold, threshold), {"threshold": _size(0.1)}, "threshold"
@@ -123,6 +157,9 @@ DISTORTIONS: dict[str, DistortionSpec] = {
         "threshold",
         lambda peak: (1e-6 * peak, 1e3 * peak),
     ),
+    # the louder output differs from the input by much more than its distortion: no input SDR. The paper does not
+    # give the threshold; 1 is the full scale of audio files
+    "amplified_clip": DistortionSpec(amplified_clip, {"gain_db": Parameter(35.0, 0.0, 100.0), "threshold": _size(1.0)}),
     "soft_clip": DistortionSpec(tanh_clip, {"gain": _size(10.0)}, "gain", lambda peak: (1e6 / peak, 1e-3 / peak)),
     "soft_clip_r": DistortionSpec(
         soft_clip,
@@ -138,6 +175,10 @@ DISTORTIONS: dict[str, DistortionSpec] = {
     "carbon_mic": DistortionSpec(
         carbon_mic, {"asymmetry": Parameter(0.5, 1e-6, 1 - 1e-6), "gain": Parameter(2.0, 1e-6, 1e6)}
     ),
+    # defaults and ranges are SoX's
+    "overdrive_static": DistortionSpec(
+        overdrive_static, {"gain_db": Parameter(20.0, 0.0, 100.0), "colour": Parameter(20.0, 0.0, 100.0)}
+    ),
 }
 """The distortions by name."""
 
@@ -146,11 +187,14 @@ DISTORTIONS: dict[str, DistortionSpec] = {
 class Distortion:
     """A named curve with its parameters: `Distortion("hard_clip", {"threshold": 0.1})(x)`.
 
+    With the parameter `mix` = α, of 0 to 1, the output is `α f(x) + (1 - α) x` (eq. 1 of Imort et al. 2022);
+    every distortion takes it.
+
     Parameters left out take their defaults. `str()` gives the text that `parse_distortion` reads.
 
     Attributes:
         name: a key of `DISTORTIONS`.
-        params: all parameters by name, in the table's order.
+        params: all parameters by name, in the table's order, then `mix` if it is not 1.
 
     Raises:
         NldiffError: if the name or a parameter is unknown, or a value is out of its range.
@@ -165,11 +209,14 @@ class Distortion:
         for key, value in self.params.items():
             _check_parameter(self.name, key, value)
         params = {key: float(self.params.get(key, known.default)) for key, known in table.items()}
+        if self.params.get("mix", 1) != 1:
+            params["mix"] = float(self.params["mix"])
         object.__setattr__(self, "params", params)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Distort `x`, elementwise, any shape."""
-        return _spec(self.name).function(x, **self.params)
+        curve = {key: value for key, value in self.params.items() if key != "mix"}
+        return torch.lerp(x, _spec(self.name).function(x, **curve), self.params.get("mix", 1.0))
 
     def __str__(self) -> str:
         """Write as `name:parameter=value,...`."""
@@ -181,7 +228,7 @@ def parse_distortion(text: str) -> tuple[str, dict[str, float]]:
     """Read `name` or `name:parameter=value,...`.
 
     Args:
-        text: for example `"hard_clip:threshold=0.1"`, `"soft_clip:sdr=3"` or `"half_wave"`.
+        text: for example `"hard_clip:threshold=0.1"`, `"soft_clip:sdr=3,mix=0.5"` or `"half_wave"`.
 
     Returns:
         The name and the parameters that were given. If `"sdr"` (dB) is among them, the distortion is
@@ -230,7 +277,7 @@ def calibrate(name: str, x: Tensor, sdr: float, **params: float) -> Distortion:
         name: a distortion with a calibrated parameter.
         x: the clean signal, any shape; the SDR is taken over all its samples.
         sdr: the target, dB; met within 0.001 dB.
-        params: the distortion's other parameters.
+        params: the distortion's other parameters; the SDR is that of the mixture if `mix` is one of them.
 
     Raises:
         NldiffError: if the distortion has no calibrated parameter, it is given in `params`, the signal is
@@ -296,6 +343,10 @@ def estimate_input_rms(distortion: Distortion, rms_y: float) -> float:
     return rms_y
 
 
+def _amplitude(gain_db: float) -> float:
+    return 10 ** (gain_db / 20)
+
+
 def _spec(name: str) -> DistortionSpec:
     if name not in DISTORTIONS:
         raise NldiffError(f"unknown distortion '{name}': known are {', '.join(DISTORTIONS)}")
@@ -303,10 +354,9 @@ def _spec(name: str) -> DistortionSpec:
 
 
 def _check_parameter(name: str, key: str, value: float) -> None:
-    table = _spec(name).parameters
+    table = {**_spec(name).parameters, "mix": _MIX}
     if key not in table:
-        known = ", ".join(table) if table else "none"
-        raise NldiffError(f"distortion '{name}' has no parameter '{key}': known are {known}")
+        raise NldiffError(f"distortion '{name}' has no parameter '{key}': known are {', '.join(table)}")
     if not table[key].low <= value <= table[key].high:
         raise NldiffError(
             f"distortion '{name}': {key}={value:g} is out of range ({table[key].low:g} to {table[key].high:g})"

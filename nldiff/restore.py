@@ -25,9 +25,11 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior, load_prior
 from nldiff.recording import Recording, chunk_starts, cross_fade
-from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
+from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
+from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
 from nldiff.settings import RestoreConfig, check_config, choose_device, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
+from nldiff.waveshapers import Waveshaper
 
 Curve = Callable[[Tensor], Tensor]
 
@@ -165,33 +167,45 @@ def restore_blocks(
         if on_step:
             on_step(done, len(calls) * settings.steps)
 
-    def run(chunks: list[int], curve: Curve, level: float | None) -> Posterior:
+    def observed(chunks: list[int]) -> Tensor:
         pieces = [recording.read(starts[c], length) * gain for c in chunks]
-        y = np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces])
-        start = torch.from_numpy(match(y) if match else y).to(device)
+        return torch.from_numpy(np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces])).to(device)
+
+    def run(chunks: list[int], y: Tensor, curve: Curve, level: float | None) -> Posterior:
+        start = torch.from_numpy(match(y.cpu().numpy())).to(device) if match else y
         seeds = [_seed(config.seed, c, channel) for c in chunks for channel in range(channels)]
         return sample(
-            prior.denoiser, torch.from_numpy(y).to(device), curve, schedule, settings, generators(seeds),
+            prior.denoiser, y, curve, schedule, settings, generators(seeds),
             start=start, level=level, batch_size=batch_size, callback=stepped,
         )  # fmt: skip
 
+    y = observed(calls[0])
     if known:
         curve: Curve = partial(_at_level, known, gain)
-        first = run(calls[0], curve, None)
+        first = run(calls[0], y, curve, None)
     else:
         waveshaper = configured_waveshaper(config).to(device)
         sources = generators([_seed(config.seed, -1, 0)])
         waveshaper.reset(torch.from_numpy(loudest.reshape(1, -1)).to(device), sources)
-        first = run(calls[0], waveshaper, prior.sigma_data)
-        curve = waveshaper.requires_grad_(False)
+        first = run(calls[0], y, waveshaper, prior.sigma_data)
+        curve = waveshaper
+    restored, increasing = first.audio, None
+    if settings.refine_iterations:
+        increasing = increasing_curve(curve, restored, y)
+        restored = _refine(restored, y, increasing, settings)
+        if increasing and isinstance(curve, Waveshaper):
+            fit_operator(curve, restored, y, settings, generators([_seed(config.seed, -1, 1 + i) for i in range(len(y))]))
+    if isinstance(curve, Waveshaper):
+        curve.requires_grad_(False)
 
-    ready = dict(zip(calls[0], _chunks(first, recording, prior, length), strict=True))
+    ready = dict(zip(calls[0], _chunks(restored, recording, prior, length), strict=True))
     tail = np.zeros((channels, 0), dtype=np.float32)
     pending = calls[1:]
     for chunk, start in enumerate(starts):
         if chunk not in ready:
-            result = run(pending[0], curve, None)
-            ready.update(zip(pending.pop(0), _chunks(result, recording, prior, length), strict=True))
+            y = observed(pending[0])
+            restored = _refine(run(pending[0], y, curve, None).audio, y, increasing, settings)
+            ready.update(zip(pending.pop(0), _chunks(restored, recording, prior, length), strict=True))
         piece = cross_fade(tail, ready.pop(chunk))
         end = starts[chunk + 1] if chunk + 1 < len(starts) else recording.frames
         emit(piece[:, : end - start])
@@ -264,11 +278,19 @@ def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
     return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
 
 
-def _chunks(posterior: Posterior, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
-    """Restored chunks [channels, length] at the recording's rate."""
-    restored = posterior.audio.cpu().numpy().reshape(-1, recording.channels, posterior.audio.shape[1])
+def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: SamplerSettings) -> Tensor:
+    """The sparsest signals [batch, time] that explain `y`, near the samples `x`; just `x` if no curve is given."""
+    if increasing is None:
+        return x
+    # One by one: the bounds of an item do not depend on its neighbours.
+    low, high = map(torch.stack, zip(*(increasing.bounds(item) for item in y), strict=True))
+    return sparsest_consistent(x, low, high, settings.refine_window, settings.refine_iterations)
+
+
+def _chunks(restored: Tensor, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
+    """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
     result = []
-    for piece in restored:
+    for piece in restored.cpu().numpy().reshape(-1, recording.channels, restored.shape[1]):
         back = audio_io.resample(piece, prior.sample_rate, recording.sample_rate)[:, :length]
         result.append(np.pad(back, ((0, 0), (0, length - back.shape[1]))))
     return result

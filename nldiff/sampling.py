@@ -32,6 +32,8 @@ class SamplerSettings:
         operator_warmup: Adam steps on the curve before the first diffusion step, with `start` as the clean signal.
         operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion
             step, that the curve is fitted on; 0 segments, or items that are no longer: the whole item.
+        refine_iterations, refine_window: what `restore` does after sampling if the curve is increasing, see
+            `nldiff.refine`; 0 iterations leave it out. The window is in samples at the prior's rate.
     """
 
     steps: int = 50
@@ -49,6 +51,8 @@ class SamplerSettings:
     operator_warmup: int = 0
     operator_segments: int = 0
     operator_segment_length: int = 16384
+    refine_iterations: int = 0
+    refine_window: int = 8192
 
 
 @dataclass(frozen=True)
@@ -177,9 +181,7 @@ def sample(
     groups = waveshaper.batch if waveshaper is not None else items
     optimiser = None
     if waveshaper is not None and any(parameter.requires_grad for parameter in waveshaper.parameters()):
-        optimiser = torch.optim.Adam(
-            waveshaper.parameters(), lr=settings.operator_learning_rate, betas=settings.operator_betas
-        )
+        optimiser = _adam(waveshaper, settings)
     compare = cost.prepare(start if y is None else y)
     evaluations = 0
 
@@ -247,6 +249,26 @@ def sample(
             callback(Step(index, steps, sigma, costs, x0, curve))
     seconds = time.monotonic() - started
     return Posterior(x, curve, torch.stack(trace), evaluations, seconds, settings, schedule)
+
+
+def fit_operator(
+    waveshaper: Waveshaper, x: Tensor, y: Tensor, settings: SamplerSettings, sources: Sequence[torch.Generator]
+) -> None:
+    """Fit the curve to known signals: as many Adam steps as before sampling, on ever new segments.
+
+    Args:
+        waveshaper: changed in place.
+        x, y: clean and observed signals [batch, time].
+        settings: those of the operator.
+        sources: one CPU generator per item.
+    """
+    optimiser = _adam(waveshaper, settings)
+    for _ in range(0, settings.operator_warmup, max(1, settings.operator_iterations)):
+        _fit(waveshaper, optimiser, CompressedSTFTCost(), x, y, settings, sources, settings.operator_iterations)
+
+
+def _adam(waveshaper: Waveshaper, settings: SamplerSettings) -> torch.optim.Optimizer:
+    return torch.optim.Adam(waveshaper.parameters(), lr=settings.operator_learning_rate, betas=settings.operator_betas)
 
 
 def _fit(

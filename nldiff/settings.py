@@ -91,7 +91,11 @@ def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
     _require(settings, ("rho",), 1e-3)
     _require(settings, ("churn", "zeta", "operator_learning_rate"), 0)
     _require(settings, ("operator_iterations", "operator_warmup", "operator_segments"), 0)
+    _require(settings, ("refine_iterations",), 0)
     _require(settings, ("operator_segment_length",), 1)
+    _require(settings, ("refine_window",), 4)
+    if settings.refine_window % 4:
+        raise NldiffError(f"refine_window={settings.refine_window}: a multiple of 4 expected")
     if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
         raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
     return settings

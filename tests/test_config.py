@@ -94,8 +94,9 @@ def test_binary_file(tmp_path: Path) -> None:
 def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
     config = load_config(TrainingConfig, path)
-    assert config.train_data == "/data/guitar/train"
-    assert config.val_data == "/data/guitar/val"
+    corpus = path.stem.partition("_")[0]
+    assert config.train_data == f"/data/{corpus}/train"
+    assert config.val_data == f"/data/{corpus}/val"
     assert config.run_dir == f"out/train/{path.stem}"
     assert all(config.samples_per_step % length == 0 for length in config.segment_lengths)
     # Without the environment variable, but with the folders given.

@@ -11,6 +11,7 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import (
     DISTORTIONS,
     Distortion,
+    amplified_clip,
     calibrate,
     carbon_mic,
     estimate_input_rms,
@@ -37,6 +38,8 @@ def laplace(seed: int, length: int = 4000, rms: float = 0.06) -> Tensor:
     [
         ("hard_clip:threshold=0.1", [-0.3, -0.05, 0.0, 0.1, 0.4], [-0.1, -0.05, 0.0, 0.1, 0.1]),
         ("asymmetric_clip:threshold=0.2,ratio=0.5", [-0.3, -0.05, 0.15, 0.4], [-0.1, -0.05, 0.15, 0.2]),
+        ("amplified_clip:gain_db=20", [-0.3, -0.05, 0.0, 0.1, 0.4], [-1, -0.5, 0.0, 1, 1]),
+        ("amplified_clip:gain_db=40,threshold=0.3", [-0.3, 0.002], [-0.3, 0.2]),
         ("soft_clip:gain=5", [-0.2, 0.1], [-math.tanh(1) / 5, math.tanh(0.5) / 5]),
         # knee at 0.05, the remaining 0.05 saturate: 0.05 + 0.05 tanh(0.1 / 0.05)
         ("soft_clip_r:threshold=0.1,hardness=0.5", [0.04, -0.15], [0.04, -0.05 - 0.05 * math.tanh(2)]),
@@ -48,6 +51,16 @@ def laplace(seed: int, length: int = 4000, rms: float = 0.06) -> Tensor:
         ("full_wave", [-0.5, 0.0, 0.25], [0.5, 0.0, 0.25]),
         # (1 - a) x / (1 - a g x) with a = 0.5, g = 2 is 0.5 x / (1 - x)
         ("carbon_mic", [-1.0, 0.0, 0.2, 0.5], [-0.25, 0.0, 0.125, 0.5]),
+        # w(10 x) = 10 x - (10 x)^3 / 3: w(0.5) = 0.5 - 0.125 / 3, so 0.025 + 0.75 * 11 / 24
+        ("overdrive_static:gain_db=20,colour=0", [-0.05, 0.0, 0.05, 0.4], [-0.36875, 0.0, 0.36875, 0.7]),
+        # c = 0.1, w(c) = 0.299 / 3; 0.04 is moved to 0.5: 0.02 + 0.75 (11 / 24 - 0.299 / 3) = 0.289
+        ("overdrive_static", [-1.0, -0.5, 0.0, 0.04, 0.5], [-1.0, -0.25 - 0.57475, 0.0, 0.289, 0.25 + 0.42525]),
+        # 0.25 * 0.1 + 0.75 * 0.5
+        ("hard_clip:threshold=0.1,mix=0.25", [-0.5, 0.04, 0.5], [-0.4, 0.04, 0.4]),
+        ("half_wave:mix=0.5", [-0.5, 0.25], [-0.25, 0.25]),
+        ("full_wave:mix=0", [-0.5, 0.25], [-0.5, 0.25]),
+        # 0.5 * 1 + 0.5 * 0.4: the dry signal is not amplified
+        ("amplified_clip:gain_db=20,mix=0.5", [0.02, 0.4], [0.11, 0.7]),
     ],
 )
 def test_values_by_hand(text: str, x: list[float], y: list[float]) -> None:
@@ -70,6 +83,21 @@ def test_keeps_shape_and_type_and_is_finite_far_out(name: str) -> None:
 def test_gradient_matches_finite_differences_off_the_corners(name: str) -> None:
     x = torch.tensor([-0.31, -0.17, -0.043, 0.021, 0.13, 0.29], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(Distortion(name), (x,))
+
+
+@given(gain_db=st.floats(0, 60), threshold=st.floats(0.01, 2), seed=st.integers(0, 10**6))
+def test_amplified_clipper_is_the_louder_hard_clipper(gain_db: float, threshold: float, seed: int) -> None:
+    x, gain = laplace(seed, length=100), math.exp(gain_db * math.log(10) / 20)
+    expected = gain * hard_clip(x, -threshold / gain, threshold / gain)
+    torch.testing.assert_close(amplified_clip(x, gain_db, threshold), expected, rtol=1e-12, atol=0)
+
+
+@names
+@given(mix=st.floats(0, 1), seed=st.integers(0, 10**6))
+def test_every_distortion_mixes_with_the_dry_signal(name: str, mix: float, seed: int) -> None:
+    x = laplace(seed, length=100)
+    expected = mix * Distortion(name)(x) + (1 - mix) * x
+    torch.testing.assert_close(Distortion(name, {"mix": mix})(x), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_soft_clip_has_unit_slope_at_silence() -> None:
@@ -125,6 +153,18 @@ def test_calibration_hits_the_sdr(name: str, sdr: float, seed: int, level: float
     assert independent == pytest.approx(sdr, abs=1e-3)
 
 
+@calibrated
+@settings(max_examples=25, deadline=None)
+@given(sdr=st.floats(0.1, 40), seed=st.integers(0, 10**6), mix=st.floats(0.01, 1))
+def test_calibration_is_that_of_the_mixture(name: str, sdr: float, seed: int, mix: float) -> None:
+    x = laplace(seed, length=300)
+    target = sdr - 20 * math.log10(mix)  # the mixture is off by mix times the error of the distorted signal
+    distortion = calibrate(name, x, target, mix=mix)
+    assert distortion.params.get("mix", 1.0) == mix
+    independent = 10 * math.log10(((x**2).sum() / ((x - distortion(x)) ** 2).sum()).item())
+    assert independent == pytest.approx(target, abs=1e-3)
+
+
 @pytest.mark.parametrize("sdr", [1.0, 3.0, 7.0])
 @pytest.mark.parametrize("name", ["hard_clip", "soft_clip"])
 def test_calibration_holds_for_float32_audio(name: str, sdr: float) -> None:
@@ -136,6 +176,8 @@ def test_calibrated_threshold_by_hand() -> None:
     # two samples of size 1 clipped at c: error sqrt(2) (1 - c) against sqrt(2); 20 dB asks for c = 0.9
     x = torch.tensor([1.0, -1.0, 0.0, 0.0])
     assert calibrate("hard_clip", x, 20.0).params["threshold"] == pytest.approx(0.9, abs=1e-4)
+    # half of it wet, the error is (1 - c) / 2: 20 dB asks for c = 0.8
+    assert calibrate("hard_clip", x, 20.0, mix=0.5).params["threshold"] == pytest.approx(0.8, abs=1e-4)
     # the folded sample is 2 t - 1, the error 2 (1 - t): 20 dB asks for t = 0.95; 0 dB for t = 0.5
     assert calibrate("wavefold", x, 20.0).params["threshold"] == pytest.approx(0.95, abs=1e-4)
     assert calibrate("wavefold", x, 0.0).params["threshold"] == pytest.approx(0.5, abs=1e-4)
@@ -166,6 +208,10 @@ def test_sdr_is_monotone_over_the_bracket(name: str) -> None:
         ("half_wave", laplace(0), 3.0, {}, "'half_wave' cannot be calibrated to an input SDR: hard_clip, "),
         ("hard_clip", laplace(0), -1.0, {}, "'hard_clip': an input SDR of -1 dB cannot be reached"),
         ("hard_clip", laplace(0), math.nan, {}, "sdr=nan is not a finite number"),
+        # at half wet, even a clipper to silence leaves half of the signal: 6 dB
+        ("hard_clip", laplace(0), 5.0, {"mix": 0.5}, "5 dB cannot be reached .* gives 6.02 to "),
+        ("hard_clip", laplace(0), 5.0, {"mix": 0.0}, "5 dB cannot be reached"),
+        ("amplified_clip", laplace(0), 3.0, {}, "'amplified_clip' cannot be calibrated"),
         ("hard_clip", torch.zeros(5), 3.0, {}, "silent"),
         ("hard_clip", torch.zeros(0), 3.0, {}, "silent"),
         ("hard_clip", torch.tensor([1.0, math.nan]), 3.0, {}, "not finite"),
@@ -187,7 +233,7 @@ def test_text_round_trip(name: str, data: st.DataObject) -> None:
         key: data.draw(st.floats(parameter.low, parameter.high))
         for key, parameter in DISTORTIONS[name].parameters.items()
     }
-    distortion = Distortion(name, params)
+    distortion = Distortion(name, params | {"mix": data.draw(st.floats(0, 1))})
     assert Distortion(*parse_distortion(str(distortion))) == distortion
 
 
@@ -195,10 +241,15 @@ def test_text_by_hand() -> None:
     assert str(Distortion("hard_clip", {"threshold": 0.25})) == "hard_clip:threshold=0.25"
     assert str(Distortion("carbon_mic")) == "carbon_mic:asymmetry=0.5,gain=2.0"
     assert str(Distortion("half_wave")) == "half_wave"
+    assert str(Distortion("half_wave", {"mix": 0.5})) == "half_wave:mix=0.5"
+    assert str(Distortion("hard_clip", {"mix": 0.5, "threshold": 0.25})) == "hard_clip:threshold=0.25,mix=0.5"
+    assert str(Distortion("half_wave", {"mix": 1.0})) == "half_wave"  # all wet is the distortion itself
+    assert Distortion("half_wave", {"mix": 1.0}) == Distortion("half_wave")
     assert parse_distortion(" soft_clip_r:sdr=3, hardness = 0.2") == (
         "soft_clip_r",
         {"sdr": 3.0, "hardness": 0.2},
     )
+    assert parse_distortion("hard_clip:sdr=3,mix=0.7") == ("hard_clip", {"sdr": 3.0, "mix": 0.7})
 
 
 @names
@@ -218,8 +269,10 @@ def test_defaults_are_filled_in_and_comparison_works(name: str) -> None:
     [
         ("clip", "unknown distortion 'clip': known are hard_clip, asymmetric_clip"),
         ("", "unknown distortion ''"),
-        ("hard_clip:gain=1", "'hard_clip' has no parameter 'gain': known are threshold"),
-        ("half_wave:gain=1", "'half_wave' has no parameter 'gain': known are none"),
+        ("hard_clip:gain=1", "'hard_clip' has no parameter 'gain': known are threshold, mix$"),
+        ("half_wave:gain=1", "'half_wave' has no parameter 'gain': known are mix$"),
+        ("half_wave:mix=1.1", "'half_wave': mix=1.1 is out of range .0 to 1."),
+        ("overdrive_static:colour=-1", "colour=-1 is out of range .0 to 100."),
         ("hard_clip:threshold=loud", "threshold=loud is not a number"),
         ("hard_clip:threshold=-1", "threshold=-1 is out of range"),
         ("hard_clip:threshold=nan", "threshold=nan is out of range"),
@@ -255,6 +308,10 @@ def test_input_level_by_hand() -> None:
     # half of a symmetric signal's power survives the half-wave rectifier, all of it the full-wave one
     assert estimate_input_rms(Distortion("half_wave"), 0.1) == pytest.approx(0.1 * math.sqrt(2), rel=1e-6)
     assert estimate_input_rms(Distortion("full_wave"), 0.1) == pytest.approx(0.1, rel=1e-6)
+    # half wet, positive samples stay and negative ones halve: power (1 + 1 / 4) / 2
+    assert estimate_input_rms(Distortion("half_wave", {"mix": 0.5}), 0.1) == pytest.approx(
+        0.1 / math.sqrt(0.625), rel=1e-6
+    )
     # Laplace of mean magnitude b, clipped at c: E y^2 = 2 b^2 (1 - e^(-c / b) (1 + c / b)); here c = b = 0.1
     rms_y = 0.1 * math.sqrt(2 - 4 / math.e)
     assert estimate_input_rms(Distortion("hard_clip", {"threshold": 0.1}), rms_y) == pytest.approx(

@@ -43,15 +43,16 @@ def lsd(
     return np.mean(np.sqrt(mean_square) if frame_root else mean_square, axis=-1)
 
 
-def power_spectrogram(signal: Signal, n_fft: int, hop: int) -> FloatArray:
+def power_spectrogram(signal: Signal, n_fft: int, hop: int, window_length: int | None = None) -> FloatArray:
     """Squared magnitudes of a short-time Fourier transform with a periodic Hann window (peak 1, not scaled).
 
     Frame m is centred on sample m * hop; beyond its ends the signal is mirrored.
 
     Args:
         signal: `[..., time]`, tensor or array.
-        n_fft: length of window and transform, samples, even.
+        n_fft: length of the transform, samples, even.
         hop: step from frame to frame, samples.
+        window_length: of the window, samples, even, at most `n_fft` (in whose middle it lies), its default.
 
     Returns:
         `[..., 1 + time // hop, n_fft // 2 + 1]`.
@@ -65,5 +66,6 @@ def power_spectrogram(signal: Signal, n_fft: int, hop: int) -> FloatArray:
     margins = [(0, 0)] * (samples.ndim - 1) + [(n_fft // 2, n_fft // 2)]
     padded = np.pad(samples, margins, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[..., ::hop, :]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
+    length = window_length or n_fft
+    window = np.pad(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length), (n_fft - length) // 2)
     return np.abs(np.fft.rfft(frames * window)) ** 2

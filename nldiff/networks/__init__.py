@@ -5,8 +5,9 @@ from typing import Any
 from nldiff.errors import NldiffError
 from nldiff.networks.cqtunet import CQTUNet
 from nldiff.networks.layers import ScoreNetwork
+from nldiff.networks.ncsnpp import NCSNpp
 
-NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet}
+NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet, "ncsnpp": NCSNpp}
 
 
 def make_network(name: str = "", **arguments: Any) -> ScoreNetwork:

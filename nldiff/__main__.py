@@ -1,0 +1,7 @@
+"""`python -m nldiff`, which is what `torchrun -m nldiff` starts."""
+
+import sys
+
+from nldiff.cli import main
+
+sys.exit(main())

@@ -1,0 +1,92 @@
+"""What an experiment is, and the checks of it."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from nldiff import audio as audio_io
+from nldiff.config import load_config
+from nldiff.errors import NldiffError
+from nldiff.evaluation.methods import METHODS
+from nldiff.evaluation.scoring import check_metrics
+from nldiff.settings import RestoreConfig
+
+
+@dataclass
+class EvaluationConfig:
+    """An experiment; the fields of `configs/eval/*.yaml` and `key=value` arguments.
+
+    Attributes:
+        data: folder of clean clips.
+        files, pieces, seconds: see `nldiff.evaluation.cases.find_clips`.
+        rate: Hz that the clips are resampled to.
+        level: RMS that the clips are brought to; 0 keeps their own.
+        distortions: as `parse_distortion` takes them, or `overdrive:gain_db=20,colour=20` for SoX's.
+        methods: keys of `nldiff.evaluation.methods.METHODS`.
+        seeds: of the random numbers.
+        metrics: keys of `CASE_METRICS` of `nldiff.evaluation.scoring`, or of signals in `nldiff.metrics.METRICS`.
+        embeddings: of the Fréchet distances (log_mel, vggish, encodec) -> path of the weights.
+        compare_to: method that the others are compared with.
+        aspade: settings of A-SPADE, survey or short.
+        save_audio: keep the signals.
+        patience_minutes: how long the first process waits for cells of the others while none of them is finished.
+        restore: settings of the methods that sample.
+        smoke: the `key=value` changes of `--smoke`.
+    """
+
+    data: str = MISSING
+    files: int = 0
+    pieces: int = 1
+    seconds: float = 6.0
+    rate: int = 44100
+    level: float = 0.06
+    distortions: list[str] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    metrics: list[str] = field(default_factory=list)
+    embeddings: dict[str, str | None] = field(default_factory=dict)
+    compare_to: str = "observed"
+    aspade: str = "survey"
+    save_audio: bool = False
+    patience_minutes: float = 60.0
+    restore: RestoreConfig = field(default_factory=RestoreConfig)
+    smoke: list[str] = field(default_factory=list)
+
+
+def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[str]) -> EvaluationConfig:
+    """Read the configuration of an experiment.
+
+    Args:
+        path: YAML file.
+        data: folder that takes the place of its `data`.
+        smoke: apply its `smoke` changes.
+        overrides: `key=value` changes, applied last.
+
+    Raises:
+        NldiffError: as `load_config`.
+    """
+    given = ([f"data={json.dumps(str(data))}"] if data else []) + overrides
+    config = load_config(EvaluationConfig, path, given)
+    return load_config(EvaluationConfig, path, [*config.smoke, *given]) if smoke else config
+
+
+def check_experiment(config: EvaluationConfig) -> None:
+    """Find out before the work whether names are known and numbers in range.
+
+    Raises:
+        NldiffError: one is not. Distortions and the data are checked where they are read.
+    """
+    for key in ("distortions", "methods", "seeds"):
+        if not getattr(config, key):
+            raise NldiffError(f"{key}: at least one expected")
+    least = {"seconds": audio_io.MIN_SECONDS, "rate": 1, "files": 0, "pieces": 0, "level": 0, "patience_minutes": 0}
+    for key, value in [(key, getattr(config, key)) for key in least] + [("seeds", seed) for seed in config.seeds]:
+        if not least.get(key, 0) <= value < math.inf:
+            raise NldiffError(f"{key}={value}: a number of at least {least.get(key, 0):g} expected")
+    for method in (*config.methods, config.compare_to):
+        if method not in METHODS:
+            raise NldiffError(f"unknown method '{method}' (known: {', '.join(METHODS)})")
+    check_metrics(config.metrics, config.embeddings)

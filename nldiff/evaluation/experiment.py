@@ -1,0 +1,176 @@
+"""`nldiff evaluate`: method x distortion x clip x seed, resumable and shared between processes."""
+
+import dataclasses
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import torch
+import yaml
+
+from nldiff.audio import atomic_path
+from nldiff.errors import NldiffError
+from nldiff.evaluation.cases import find_clips, parse_task
+from nldiff.evaluation.cells import Group, Runner
+from nldiff.evaluation.config import EvaluationConfig, check_experiment
+from nldiff.evaluation.methods import FAMILIES, METHODS, Run
+from nldiff.evaluation.scoring import make_embeddings
+from nldiff.evaluation.tables import require_parquet, write_tables
+from nldiff.priors import load_prior
+from nldiff.restore import versions
+from nldiff.settings import choose_device
+
+_POLL_SECONDS = 0.2
+# These say which cells there are, not what is in them: they may change from run to run in one folder.
+_MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left: its folder, how many cells there are and how many of them failed."""
+
+    folder: Path
+    cells: int
+    failed: int
+
+
+def evaluate(
+    config: EvaluationConfig,
+    folder: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> Outcome | None:
+    """Run the cells that `folder` lacks, then write tables and figures.
+
+    Under `torchrun` every process calls this. The cells are dealt to the processes by RANK and WORLD_SIZE, a
+    distorted clip with all its methods to one of them; the first process, when it is done, waits for the others and
+    writes the tables.
+
+    Args:
+        config: the experiment.
+        folder: of the results; all processes see the same one.
+        on_progress: called with the number of finished cells and of all cells.
+        warn: called with one line for every problem that does not stop the run, once for each.
+
+    Returns:
+        What there is now; None in the other processes.
+
+    Raises:
+        NldiffError: the configuration is unusable, the folder holds results of other settings or cannot be written,
+            or the other processes stopped.
+    """
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    require_parquet()
+    groups = plan(config)
+    embeddings, problems = make_embeddings(config.embeddings)
+    runner = Runner(config, folder, _prepared(config), embeddings, warn)
+    for problem in problems:
+        warn(problem)
+    _settle_settings(config, folder, write=rank == 0)
+    paths = [runner.path(group, method) for group in groups for method in group.methods]
+
+    def missing() -> int:
+        count = sum(not path.exists() for path in paths)
+        on_progress(len(paths) - count, len(paths))
+        return count
+
+    missing()
+    for group in groups[rank::world]:
+        runner.run(group, missing)
+    if rank != 0:
+        return None
+    _wait(missing, config.patience_minutes * 60)
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    problems += [line for row in rows for line in row.pop("problems")]
+    write_tables(folder, rows, config.metrics, list(embeddings), config.compare_to, problems)
+    from nldiff.figures import draw  # takes its time to import, and nothing before needs it
+
+    draw(folder)
+    return Outcome(folder, len(rows), sum(row["status"] != "ok" for row in rows))
+
+
+def plan(config: EvaluationConfig) -> list[Group]:
+    """All cells of an experiment, in the order in which they are run.
+
+    Raises:
+        NldiffError: a name is unknown, a value is out of range, there are no clips, no cells, or two of one name.
+    """
+    check_experiment(config)
+    tasks = [parse_task(text) for text in config.distortions]
+    clips = find_clips(config.data, config.files, config.pieces, config.seconds)
+    groups = []
+    for seed, clip, task in product(config.seeds, clips, tasks):
+        methods = [name for name in config.methods if task.family in FAMILIES.get(name, (task.family,))]
+        groups.append(Group(clip, task, seed, tuple(methods)))
+    names = Counter(group.cell(method) for group in groups for method in group.methods)
+    if not names:
+        raise NldiffError(f"no method of {', '.join(config.methods)} is made for these distortions")
+    name, count = names.most_common(1)[0]
+    if count > 1:
+        raise NldiffError(f"{count} cells would be called {name}: methods, distortions, clips and seeds must differ")
+    return groups
+
+
+def _prepared(config: EvaluationConfig) -> Callable[[int, float], Run]:
+    """What makes the `Run` of a seed and a level; every method has been made once, so mistakes are found now."""
+    device, local = config.restore.device, os.environ.get("LOCAL_RANK")
+    if device == "auto" and local is not None and torch.cuda.is_available():
+        device = f"cuda:{int(local) % torch.cuda.device_count()}"
+    prior = cache(lambda: load_prior(config.restore.prior, choose_device(device)))
+
+    def make_run(seed: int, level: float) -> Run:
+        return Run(dataclasses.replace(config.restore, seed=seed), level, prior, config.aspade)
+
+    for method in config.methods:
+        METHODS[method](make_run(config.seeds[0], config.level))
+    return make_run
+
+
+def _settle_settings(config: EvaluationConfig, folder: Path, write: bool) -> None:
+    """Write settings.yaml, unless the folder holds results of other settings.
+
+    Raises:
+        NldiffError: it does, or it cannot be written.
+    """
+    path = folder / "settings.yaml"
+    resolved = dataclasses.asdict(config)
+    if path.is_file():
+        earlier = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config", {})
+        for key, value in resolved.items():
+            if key not in _MAY_CHANGE and earlier.get(key) != value:
+                raise NldiffError(
+                    f"{folder} holds results of other settings ({key}: {earlier.get(key)}, now {value}): "
+                    "choose another --out or remove it"
+                )
+    if write:
+        content = {
+            "config": resolved,
+            "versions": {name: str(version) for name, version in versions().items()},
+            "threads": torch.get_num_threads(),
+        }
+        with atomic_path(path) as temporary:
+            temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _wait(missing: Callable[[], int], patience: float) -> None:
+    """Wait until no cell is missing.
+
+    Raises:
+        NldiffError: none was finished for `patience` seconds.
+    """
+    left, since = missing(), time.monotonic()
+    while left:
+        if time.monotonic() - since > patience:
+            raise NldiffError(
+                f"{left} cells of other processes are missing and none was finished for {patience / 60:g} minutes: "
+                "run again to do the rest"
+            )
+        time.sleep(_POLL_SECONDS)
+        now = missing()
+        left, since = now, since if now == left else time.monotonic()

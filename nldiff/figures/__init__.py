@@ -1,0 +1,109 @@
+"""Figures of an experiment, drawn from the folder that `nldiff evaluate` wrote.
+
+Every method looks the same in all figures of a run: its colour can be told apart with colour blindness, and line
+style, marker and hatch in grey. Each function returns a `Figure` of its own, without pyplot; `draw` writes them all.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
+from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
+from nldiff.figures.style import Look, looks_of
+from nldiff.plotting import save_figure
+from nldiff.run_folder import (
+    Cell,
+    estimators,
+    example_signals,
+    metrics_of,
+    read_cells,
+    read_table,
+    setting_name,
+    slug,
+    tables_of,
+    truth_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Look",
+    "draw",
+    "looks_of",
+    "plot_boxes",
+    "plot_curve_grid",
+    "plot_evolution",
+    "plot_frechet",
+    "plot_levels",
+    "plot_spectrogram_row",
+    "plot_violins",
+]
+
+
+def draw(run_dir: Path) -> list[Path]:
+    """Draw every figure that the run has data for, into RUN_DIR/figures, as PNG and SVG.
+
+    With TASK a family of distortions and DISTORTION its text as a file name:
+
+    - `boxes-TASK`: scores of each method; `violins-TASK` and `levels-TASK`: scores, and means with 95 % bands, for each
+      input SDR or gain;
+    - `frechet`: Fréchet distances, from frechet.csv;
+    - `curves`: estimates and truth, a panel for each distortion;
+    - `spectrograms-DISTORTION`, `evolution-DISTORTION`: the latter of the cost and, from a table
+      traces/CELLGROUP/METHOD.curves.csv with a column x and one named by the number of each step, of the curve.
+
+    What shows a single clip shows the first one.
+
+    Args:
+        run_dir: folder written by `nldiff evaluate`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        NldiffError: results.csv or another file of the run cannot be used, or a figure cannot be written.
+    """
+    paths = []
+    for name, figure in _figures(run_dir, read_cells(run_dir)):
+        for suffix in (".png", ".svg"):
+            paths.append(run_dir / "figures" / f"{name}{suffix}")
+            save_figure(figure, paths[-1])
+    return paths
+
+
+def _figures(run_dir: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, "Figure"]]:
+    """Name and figure of all that there is data for."""
+    looks = looks_of(cell.method for cell in cells)
+    for task in dict.fromkeys(cell.task for cell in cells):
+        of_task = [cell for cell in cells if cell.task == task]
+        if metrics_of(of_task):
+            yield f"boxes-{slug(task)}", plot_boxes(of_task, looks)
+        with_level = [cell for cell in of_task if cell.level is not None]
+        if metrics_of(with_level):
+            yield f"violins-{slug(task)}", plot_violins(with_level, looks)
+        if metrics_of(with_level) and len({cell.level for cell in with_level}) > 1:
+            yield f"levels-{slug(task)}", plot_levels(with_level, looks)
+    if (run_dir / "frechet.csv").exists():
+        yield "frechet", plot_frechet(read_table(run_dir / "frechet.csv"), looks)
+
+    curves = {}
+    for distortion in dict.fromkeys(cell.distortion for cell in cells):
+        of_distortion = [cell for cell in cells if cell.distortion == distortion]
+        title = f"{of_distortion[0].task}, {setting_name(of_distortion[0])}"
+        for kind in ("curves", "audio", "traces"):
+            cell = next((cell for cell in of_distortion if (run_dir / kind / cell.group).is_dir()), None)
+            if cell is None:
+                continue
+            folder, truth = run_dir / kind / cell.group, truth_of(run_dir / "curves" / cell.group)
+            if kind == "curves" and (estimates := tables_of(folder, estimators(looks))):
+                curves[title if cell.level is not None else cell.task] = (truth, estimates)
+            if kind == "audio" and (signals := example_signals(run_dir, cell.group, looks)):
+                yield f"spectrograms-{slug(distortion)}", plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
+            if kind == "traces" and (costs := tables_of(folder, looks)):
+                shapes = tables_of(folder, looks, ".curves.csv")
+                figure = plot_evolution(costs, shapes, looks, truth, f"{title}: {cell.clip}")
+                yield f"evolution-{slug(distortion)}", figure
+    if curves:
+        yield "curves", plot_curve_grid(curves, looks)

@@ -1,0 +1,96 @@
+"""Fréchet distance between two sets of recordings: how alike they are as sets, without pairs."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import numpy as np
+
+from nldiff.errors import NldiffError
+from nldiff.metrics.embeddings import log_mel_embedding
+from nldiff.metrics.sdr import FloatArray, Signal, as_float64_signal
+
+Embedding: TypeAlias = Callable[[FloatArray, int], FloatArray]
+AudioSet: TypeAlias = Iterable[tuple[Signal, int]]
+
+
+def frechet_audio_distance(reference_set: AudioSet, test_set: AudioSet, embedding: Embedding) -> float:
+    """Fréchet audio distance (Kilgour et al. 2019): `frechet_distance` of the embeddings of two sets.
+
+    Gaussians (mean, unbiased covariance) are fitted to all frames of all recordings of each set. Values hang on the
+    embedding, and are biased upwards for small sets: name the former and compare only sets of equal size.
+
+    Args:
+        reference_set: pairs of a signal, `[time]` or `[channels, time]` (whose mean is taken), and its sample rate.
+        test_set: likewise.
+        embedding: called with a mono signal `[time]` and its rate, returns `[frames, dimensions]`; `VGGish` and
+            `EnCodec` of `nldiff.metrics.embeddings` are such.
+
+    Returns:
+        The squared distance, 0 or more, in the embedding's units squared; 0 for equal sets.
+
+    Raises:
+        NldiffError: a set has fewer than two frames, a value is not finite, or the embedding refuses a signal.
+    """
+    reference = _gaussian(reference_set, embedding, "reference set")
+    return frechet_distance(*reference, *_gaussian(test_set, embedding, "test set"))
+
+
+def log_mel_distance(reference_set: AudioSet, test_set: AudioSet) -> float:
+    """`frechet_audio_distance` on `log_mel_embedding`, which was not learned: needs no weights, and is not the FAD.
+
+    Args, Returns, Raises: as `frechet_audio_distance`; signals below 0.975 s are refused.
+    """
+    return frechet_audio_distance(reference_set, test_set, log_mel_embedding)
+
+
+def frechet_distance(mu1: FloatArray, c1: FloatArray, mu2: FloatArray, c2: FloatArray) -> float:
+    """Squared Fréchet (2-Wasserstein) distance between two Gaussians (Dowson and Landau 1982).
+
+    `|mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With C = A A^T the trace of the root is the sum of the singular
+    values of `A1^T A2`: no root of a matrix product, so singular covariances do no harm.
+
+    Args:
+        mu1: mean of the first, `[d]`.
+        c1: its covariance, `[d, d]`, symmetric and positive semidefinite.
+        mu2: mean of the second.
+        c2: its covariance.
+
+    Returns:
+        The squared distance, 0 or more.
+
+    Raises:
+        NldiffError: shapes do not fit, a value is not finite, or a covariance is not one.
+    """
+    mu1, c1, mu2, c2 = (np.asarray(values, dtype=np.float64) for values in (mu1, c1, mu2, c2))
+    if mu1.ndim != 1 or mu1.shape != mu2.shape or not c1.shape == c2.shape == mu1.shape * 2:
+        shapes = ", ".join(str(list(values.shape)) for values in (mu1, c1, mu2, c2))
+        raise NldiffError(f"means and covariances of shapes {shapes}: [d], [d, d], [d], [d, d] expected")
+    if not all(np.isfinite(values).all() for values in (mu1, c1, mu2, c2)):
+        raise NldiffError("means or covariances contain NaN or infinite values")
+    overlap = np.linalg.svd(_factor(c1).T @ _factor(c2), compute_uv=False).sum()
+    distance = np.sum((mu1 - mu2) ** 2) + np.trace(c1) + np.trace(c2) - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def _factor(covariance: FloatArray) -> FloatArray:
+    """A with A A^T = covariance."""
+    tolerance = 1e-8 * np.max(np.abs(covariance))
+    if np.max(np.abs(covariance - covariance.T)) > tolerance:
+        raise NldiffError("covariance is not symmetric")
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] < -tolerance:
+        raise NldiffError(f"covariance has a negative eigenvalue, {values[0]:.3g}")
+    return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _gaussian(recordings: AudioSet, embedding: Embedding, name: str) -> tuple[FloatArray, FloatArray]:
+    """Mean `[d]` and unbiased covariance `[d, d]` of all frames of a set."""
+    frames = []
+    for signal, sample_rate in recordings:
+        samples = as_float64_signal(signal, name)
+        frames.append(embedding(samples.mean(axis=0) if samples.ndim == 2 else samples, sample_rate))
+    count = sum(map(len, frames))
+    if count < 2:
+        raise NldiffError(f"{name} gives {count} frame(s) of embeddings: at least 2 needed for a covariance")
+    embeddings = np.concatenate(frames).astype(np.float64)
+    return embeddings.mean(axis=0), np.atleast_2d(np.cov(embeddings, rowvar=False))

@@ -1,0 +1,274 @@
+"""The listening page: a static folder that shows and plays a run of `nldiff evaluate` in any browser."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import soundfile as sf
+
+import nldiff
+from nldiff import audio as audio_io
+from nldiff.errors import NldiffError
+from nldiff.figures import Look, looks_of, plot_curve_grid, plot_spectrogram_row
+from nldiff.metrics.loudness import loudness, normalise_loudness
+from nldiff.metrics.packages import import_package
+from nldiff.plotting import save_figure
+from nldiff.run_folder import (
+    CLEAN,
+    OBSERVED,
+    Cell,
+    estimators,
+    example_signals,
+    metric_label,
+    metrics_of,
+    read_cells,
+    setting_name,
+    slug,
+    tables_of,
+    truth_of,
+)
+
+__all__ = ["build_report"]
+
+_NAMES = {OBSERVED: "distorted", CLEAN: "target"}
+_MARK = '<meta name="generator" content="nldiff'
+_FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
+# Differences of loudness that nobody hears are not worth a note.
+_TOLERANCE_LU = 0.1
+_PICTURE_DPI = 100
+
+
+@dataclass(frozen=True)
+class Player:
+    """One method of one example: what it plays and its notes, one for each setting of the task."""
+
+    name: str
+    sources: list[str | None]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one example: its label and, for each player, a text for each setting."""
+
+    label: str
+    values: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip: players, scores and, by title, pictures for each setting."""
+
+    name: str
+    players: list[Player]
+    scores: list[Score]
+    pictures: dict[str, list[str | None]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One family of distortions, the settings to choose from and the one chosen at first."""
+
+    name: str
+    anchor: str
+    selector: str
+    settings: list[str]
+    chosen: int
+    examples: list[Example]
+    figures: dict[str, str]
+
+
+def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) -> Path:
+    """Build the listening page of a run.
+
+    For each task: examples in rows, methods in columns with a player and all scores, a selector of the level, pictures
+    of curves and spectrograms, and the run's own figures where they are drawn. Nothing is loaded from a network.
+    Audio is copied as FLAC of 16 bits, levelled by `nldiff.metrics.loudness.normalise_loudness`; a copy that its peaks
+    keep quieter than `lufs` says so.
+
+    Args:
+        run_dir: folder written by `nldiff evaluate` with `save_audio: true`.
+        out: folder of the page; replaced if it holds an earlier one, else it must be new or empty. RUN_DIR/report
+            by default.
+        lufs: loudness of all players, ITU-R BS.1770-4.
+
+    Returns:
+        Path of index.html.
+
+    Raises:
+        NldiffError: jinja2 is missing, the run has no audio or a file of it cannot be used, `lufs` is not in -70 to 0,
+            or `out` holds something else or cannot be written.
+    """
+    jinja2 = import_package("jinja2", "report")
+    if not -70 <= lufs <= 0:
+        raise NldiffError(f"loudness {lufs:g} LUFS: -70 to 0 expected")
+    cells = read_cells(run_dir)
+    if not (run_dir / "audio").is_dir():
+        raise NldiffError(f"{run_dir} has no folder 'audio': run nldiff evaluate with save_audio=true")
+    out = (out or run_dir / "report").resolve()
+    _check_replaceable(out)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nldiff.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            # Beside the page, so that it is swapped in complete or not at all.
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-")))
+            page = scratch / "page"
+            page.mkdir()
+            tasks = [_task(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
+            text = environment.get_template("page.html").render(
+                title=run_dir.resolve().name, tasks=tasks, lufs=_number(lufs, 0), version=nldiff.__version__
+            )
+            (page / "index.html").write_text(text, encoding="utf-8")
+            for name in ("page.css", "page.js"):
+                source = environment.loader.get_source(environment, name)[0]
+                (page / name).write_text(source, encoding="utf-8")
+            if out.exists():
+                out.rename(scratch / "earlier")
+            page.rename(out)
+    except (OSError, sf.SoundFileError) as error:
+        raise NldiffError(f"{out} cannot be written: {error}") from error
+    return out / "index.html"
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse to replace what is not a listening page."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise NldiffError(f"{out} is a file: a folder expected")
+    index = out / "index.html"
+    ours = index.is_file() and _MARK in index.read_text(encoding="utf-8", errors="replace")
+    if not ours and any(out.iterdir()):
+        raise NldiffError(f"{out} holds something else than a listening page: name an empty or a new folder")
+
+
+def _task(run_dir: Path, page: Path, task: str, cells: Sequence[Cell], lufs: float) -> Task:
+    """Write the files of a task and say what is where."""
+    looks = looks_of(cell.method for cell in cells)
+    cells = [cell for cell in cells if cell.task == task]
+    distortions = {cell.distortion: cell for cell in cells}
+    # Two distortions of one level are told apart by their text.
+    names = [setting_name(cell) for cell in distortions.values()]
+    if len(set(names)) < len(names):
+        names = list(distortions)
+    level_name = cells[0].level_name if names != list(distortions) else ""
+    settings = [name.removeprefix(level_name).strip() for name in names]
+    methods = {cell.method for cell in cells}
+    tracks = [OBSERVED, CLEAN, *(method for method in estimators(looks) if method in methods)]
+    several_seeds = len({cell.seed for cell in cells}) > 1
+    examples = []
+    for clip, seed in dict.fromkeys((cell.clip, cell.seed) for cell in cells):
+        of_example = [cell for cell in cells if (cell.clip, cell.seed) == (clip, seed)]
+        by_setting = [[cell for cell in of_example if cell.distortion == name] for name in distortions]
+        name = f"{clip}, seed {seed}" if several_seeds else clip
+        examples.append(_example(run_dir, page, name, by_setting, tracks, metrics_of(cells), looks, lufs))
+    figures = {}
+    for kind, title in _FIGURES.items():
+        drawn = run_dir / "figures" / f"{kind}-{slug(task)}.svg"
+        if drawn.exists():
+            (page / "figures").mkdir(exist_ok=True)
+            shutil.copyfile(drawn, page / "figures" / drawn.name)
+            figures[title] = quote(f"figures/{drawn.name}")
+    selector = level_name[:1].upper() + level_name[1:] or "Distortion"
+    return Task(task, slug(task), selector, settings, len(settings) // 2, examples, figures)
+
+
+def _example(
+    run_dir: Path,
+    page: Path,
+    name: str,
+    by_setting: Sequence[Sequence[Cell]],
+    tracks: Sequence[str],
+    metrics: Iterable[str],
+    looks: dict[str, Look],
+    lufs: float,
+) -> Example:
+    """Write the audio and pictures of a clip; `by_setting` holds its cells, one list for each setting."""
+    cells = [{cell.method: cell for cell in of_setting} for of_setting in by_setting]
+    copies = [_copies(run_dir, page, of_setting, tracks, lufs) for of_setting in by_setting]
+    players = [
+        Player(
+            _NAMES.get(track, track),
+            [copy.get(track, (None, ""))[0] for copy in copies],
+            [_note(of_setting.get(track), copy.get(track)) for of_setting, copy in zip(cells, copies, strict=True)],
+        )
+        for track in tracks
+    ]
+    scores = [
+        Score(
+            metric_label(metric),
+            [[_score(of_setting.get(track), metric) for of_setting in cells] for track in tracks],
+        )
+        for metric in metrics
+    ]
+    pictures = [_pictures(run_dir, page, of_setting, looks) for of_setting in by_setting]
+    titles = dict.fromkeys(title for of_setting in pictures for title in of_setting)
+    by_title = {title: [of_setting.get(title) for of_setting in pictures] for title in titles}
+    return Example(name, players, scores, by_title)
+
+
+def _copies(
+    run_dir: Path, page: Path, cells: Sequence[Cell], tracks: Iterable[str], lufs: float
+) -> dict[str, tuple[str, str]]:
+    """Levelled copies of a distorted clip: track to its address and, where it is quieter than asked, a note."""
+    copies = {}
+    folder = Path("audio") / cells[0].group if cells else Path()
+    for track in tracks if cells else ():
+        source = run_dir / folder / f"{slug(track)}.flac"
+        if not source.exists():
+            continue
+        samples, rate = audio_io.read(source)
+        levelled = normalise_loudness(samples, rate, lufs)
+        target = folder / source.name
+        (page / folder).mkdir(parents=True, exist_ok=True)
+        sf.write(page / target, np.clip(levelled, -1, 1).T, rate, subtype="PCM_16")
+        reached = loudness(levelled, rate)
+        note = "" if abs(reached - lufs) < _TOLERANCE_LU else f"{_number(reached, 1)} LUFS"
+        copies[track] = quote(target.as_posix()), note
+    return copies
+
+
+def _pictures(run_dir: Path, page: Path, cells: Sequence[Cell], looks: dict[str, Look]) -> dict[str, str]:
+    """Draw curves and spectrograms of a distorted clip: title to address."""
+    if not cells:
+        return {}
+    group, pictures = cells[0].group, {}
+    folder = run_dir / "curves" / group
+    if estimates := tables_of(folder, estimators(looks)):
+        figure = plot_curve_grid({setting_name(cells[0]): (truth_of(folder), estimates)}, looks, title="")
+        pictures["Transfer curves"] = f"pictures/{group}-curves.png"
+        save_figure(figure, page / pictures["Transfer curves"], _PICTURE_DPI)
+    if signals := example_signals(run_dir, group, looks):
+        renamed = {_NAMES.get(name, name): samples for name, samples in signals[0].items()}
+        pictures["Spectrograms"] = f"pictures/{group}-spectrograms.png"
+        save_figure(plot_spectrogram_row(renamed, signals[1]), page / pictures["Spectrograms"], _PICTURE_DPI)
+    return {title: quote(address) for title, address in pictures.items()}
+
+
+def _note(cell: Cell | None, copy: tuple[str, str] | None) -> str:
+    if cell is not None and cell.failed:
+        return f"failed: {cell.error}"
+    return copy[1] if copy else "not available"
+
+
+def _score(cell: Cell | None, metric: str) -> str:
+    value = cell.scores.get(metric) if cell else None
+    return "–" if value is None else _number(value, 2)
+
+
+def _number(value: float, digits: int) -> str:
+    if not np.isfinite(value):
+        return "−∞"
+    return f"{value:.{digits}f}".replace("-", "−")
