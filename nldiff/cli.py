@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 import nldiff
 from nldiff import audio as audio_io
+from nldiff.choose import load_candidates
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation import evaluate, load_experiment
 from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
-from nldiff.priors import SHIPPED, Prior, load_prior
+from nldiff.priors import SHIPPED, Prior
 from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
 from nldiff.training import StepReport, TrainingConfig, train
 from nldiff.waveshapers import WAVESHAPERS
@@ -87,7 +88,7 @@ def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
         help="audio file or folder; key=value changes any setting of --config",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
-    add("--prior", help=f"{', '.join(SHIPPED)} or a prior file (default: guitar)")
+    add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
     add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add(
@@ -146,15 +147,16 @@ def restore_command(options: argparse.Namespace) -> int:
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     _check_names(paths, options)
-    prior = load_prior(config.prior, choose_device(config.device))
-    sampler_settings(prior, config)
+    priors = load_candidates(config.prior, choose_device(config.device))
+    for prior in priors:
+        sampler_settings(prior, config)
     with scratch_folder(options.output):
         pass  # a folder that cannot be written is found before the work, and reported once
     failed = False
     for path in paths:
         try:
             for number in range(options.samples):
-                _restore_one(path, options, config, number, prior, known, distort)
+                _restore_one(path, options, config, number, priors, known, distort)
         except NldiffError as error:
             message = str(error) if str(path) in str(error) else f"{path}: {error}"
             print(f"error: {message}", file=sys.stderr)
@@ -264,7 +266,7 @@ def _restore_one(
     options: argparse.Namespace,
     config: RestoreConfig,
     number: int,
-    prior: Prior,
+    priors: Sequence[Prior],
     known: Distortion | None,
     distort: tuple[str, dict[str, float]] | None,
 ) -> None:
@@ -279,7 +281,7 @@ def _restore_one(
             bar.update(done - bar.n)
 
         outputs = restore_file(
-            path, options.output, prior, config, stem=stem, known=known, distort=distort, on_step=on_step
+            path, options.output, priors, config, stem=stem, known=known, distort=distort, on_step=on_step
         )
     if not options.quiet:
         print(summary(path, outputs))
@@ -291,11 +293,18 @@ def summary(path: Path, outputs: Outputs) -> str:
     table = np.genfromtxt(outputs.curve_table, delimiter=",", skip_header=1)
     inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * table[-1, 0]
     points = np.interp(inputs, table[:, 0], table[:, 1])
+    errors = ", ".join(f"{name} {error:.2f} dB" for name, error in report["prior_scores"].items())
+    choice = f"prior {report['prior']}" + (f", the lowest denoising error of: {errors}" if errors else ", as named")
+    band = f"restored up to {report['restored_band_hz']:.0f} Hz"
+    if report["sample_rate"] / 2 > report["restored_band_hz"]:
+        band += "; above it, " + {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
     pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
     lines = [
         f"{path.name} -> {outputs.audio}",
         f"  {report['sampler']['steps']} steps, {report['network_evaluations']} network evaluations, "
         f"{report['seconds']:.0f} s, seed {report['seed']}",
+        f"  {choice}",
+        f"  {band}",
         f"  curve (restored -> observed): {pairs}",
         f"  curve(restored) explains the recording to {report['explained_db']:.1f} dB",
     ]

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import torch
 
 from nldiff import audio as audio_io
 from nldiff import plotting
+from nldiff.choose import Choice, choose_prior
 from nldiff.errors import NldiffError
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, calibrate
@@ -47,7 +48,7 @@ class Outputs:
 def restore_file(
     source: Path,
     folder: Path,
-    prior: Prior,
+    prior: Prior | Sequence[Prior],
     config: RestoreConfig,
     *,
     stem: str | None = None,
@@ -60,7 +61,7 @@ def restore_file(
     Args:
         source: distorted recording; with `distort` a clean one.
         folder: where the outputs go; created if needed.
-        prior: loaded prior.
+        prior: loaded prior, or several: the one that explains the recording best is used.
         config: settings.
         stem: of the outputs; that of `source` by default.
         known: the distortion, in the units of the file's samples, if it is known.
@@ -80,6 +81,7 @@ def restore_file(
         distorted = truth(torch.from_numpy(clean)).numpy()
         recording = Recording.from_array(distorted, recording.sample_rate, str(source))
         _check_scores(source, clean, distorted)
+    choice = choose_prior(recording, [prior] if isinstance(prior, Prior) else prior)
 
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
     with scratch_folder(folder) as scratch:
@@ -88,7 +90,7 @@ def restore_file(
                 raise NldiffError(f"{path} is a folder: it is in the way of a result")
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
-            fit = restore_blocks(recording, prior, config, lambda block: file.write(block.T), known, on_step)
+            fit = restore_blocks(recording, choice.prior, config, lambda block: file.write(block.T), known, on_step)
         read_raw = partial(_read, raw)
         gain, curve, explained_db = settle(fit, recording, read_raw)
 
@@ -111,7 +113,7 @@ def restore_file(
         shown = [_read(audio, start, frames)[:, ::stride].ravel() for start, frames in recording.blocks()]
         plotting.save_figure(plotting.plot_curve(grid, values, np.concatenate(shown)), picture)
 
-        report = _report(source, recording, prior, config, fit, known) | {
+        report = _report(source, recording, choice, config, fit, known) | {
             "restored": audio.name,
             "explained_db": explained_db,
             "gain": gain,
@@ -169,7 +171,7 @@ def scores(
 def _report(
     source: Path,
     recording: Recording,
-    prior: Prior,
+    choice: Choice,
     config: RestoreConfig,
     fit: Fit,
     known: Distortion | None,
@@ -179,7 +181,9 @@ def _report(
         "sample_rate": recording.sample_rate,
         "channels": recording.channels,
         "frames": recording.frames,
-        "prior": prior.name,
+        "prior": choice.prior.name,
+        "prior_scores": choice.scores,
+        "restored_band_hz": fit.restored_band_hz,
         "known": str(known) if known else None,
         "config": dataclasses.asdict(config),
         "sampler": dataclasses.asdict(fit.settings),

@@ -19,16 +19,18 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-# Of the level of the clean signal: how far off the observation the curve may be.
-_TOLERANCE = 1 / 60
+# Of the RMS of the observation: how far off the curve may be.
+_TOLERANCE = 1 / 25
 _POINTS = 4096
 # Rarer extreme values than this share of the samples do not determine the curve.
 _RARE = 1e-4
+# Of the power of the observation: a curve with a larger error tells nothing of the clean samples.
+_UNEXPLAINED = 0.1
 # A curve counts as increasing if forcing it to be raises its error by less than this factor.
 _EXCESS = 2.0
 _FIRST_THRESHOLD, _LAST_THRESHOLD = 0.1, 1e-4
 _PERSISTENCE = 3
-_MOMENTUM = 0.9
+_MOMENTUM = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class IncreasingCurve:
     """A non-decreasing curve as a table; flat outside it.
 
     Attributes:
-        x, y: values in and out, [points], float64; x increases, y never falls.
-        tolerance: error of `y`.
+        x, y: values in and out, [points], float64 on the CPU; x increases, y never falls.
+        tolerance: how far `y` may be off, in the units of `y`.
     """
 
     x: Tensor
@@ -48,16 +50,18 @@ class IncreasingCurve:
         """Smallest and largest clean value for every observed sample, both like `observed`; may be infinite.
 
         Observed values are known to the curve's tolerance, or to half the distance to the next other value in
-        `observed` if that is larger, as it is between the levels of a quantiser.
+        `observed` if that is larger, as it is between the levels of a quantiser. Beyond the outermost values the
+        distance is taken to be the same as on their inner side.
         """
-        values, which = torch.unique(observed.double(), return_inverse=True)
-        gaps = values.diff() / 2
-        edge = gaps.new_zeros(1)
-        below = torch.cat([edge, gaps]).clamp(min=self.tolerance)
-        above = torch.cat([gaps, edge]).clamp(min=self.tolerance)
-        low = self._inverse((values - below).clamp(max=float(self.y[-1])), right=False)
-        high = self._inverse((values + above).clamp(min=float(self.y[0])), right=True)
-        return low[which].to(observed), high[which].to(observed)
+        # The CPU: not every accelerator has float64.
+        values, which = torch.unique(observed.cpu().double(), return_inverse=True)
+        margins = values.new_full((len(values) + 1,), self.tolerance)
+        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
+        margins[[0, -1]] = margins[[1, -2]]
+        low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1])), right=False)
+        high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0])), right=True)
+        low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
+        return low, high
 
     def _inverse(self, y: Tensor, right: bool) -> Tensor:
         """Where the curve first reaches, or last stays at or below, `y`; infinite where it does all along."""
@@ -71,38 +75,38 @@ class IncreasingCurve:
 
 
 def increasing_curve(curve: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> IncreasingCurve | None:
-    """The increasing curve nearest to `curve`, or None if that explains the observation much worse.
+    """The increasing curve nearest to `curve`, or None if that explains the observation badly or much worse.
 
     Args:
         curve: maps clean samples [1, n] to observed ones.
         x: clean samples or an estimate of them, any shape; where they lie the curve is trusted.
         y: observed samples, same shape.
     """
-    samples, observed = x.flatten().double().cpu().numpy(), y.flatten().double().cpu().numpy()
+    samples, observed = x.flatten().cpu().double().numpy(), y.flatten().cpu().double().numpy()
     low, high = np.quantile(samples, [_RARE, 1 - _RARE])
     grid = np.linspace(low, high, _POINTS)
     with torch.no_grad():
-        found = curve(torch.from_numpy(grid).to(x)[None])[0].double().cpu().numpy()
+        found = curve(torch.from_numpy(grid).to(x.dtype).to(x.device)[None])[0].cpu().double().numpy()
     found = found.clip(observed.min(), observed.max())
     increasing = isotonic_regression(found).x
     error, forced = (np.mean((np.interp(samples, grid, f) - observed) ** 2) for f in (found, increasing))
-    level = np.sqrt(np.mean(samples**2))
-    tolerance = float(_TOLERANCE * level)
-    if forced > _EXCESS * error + tolerance**2:
+    tolerance = float(_TOLERANCE * np.sqrt(np.mean(observed**2)))
+    if error > _UNEXPLAINED * np.mean(observed**2) or forced > _EXCESS * error + tolerance**2:
         return None
-    to_tensor = lambda values: torch.from_numpy(values).to(x.device)  # noqa: E731
-    return IncreasingCurve(to_tensor(grid), to_tensor(increasing), tolerance)
+    return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(increasing), tolerance)
 
 
 def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, window: int, iterations: int) -> Tensor:
     """Move `x` to a sparse signal between `low` and `high`.
 
     Iterative shrinkage with momentum: the threshold falls from a tenth to a ten-thousandth of the largest
-    coefficient, and every iteration puts the samples back into their intervals.
+    coefficient of each item, by the same factor in every iteration, and every iteration starts with putting the
+    samples back into their intervals.
 
     Args:
         x: estimates of the clean signal [batch, time].
-        low, high: interval of every sample, same shape.
+        low: smallest value of every sample, same shape; may be -infinite.
+        high: largest value of every sample, not below `low`; may be infinite.
         window: length of the Hann window in samples, a multiple of 4.
         iterations: how many.
 
@@ -110,11 +114,13 @@ def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, window: int, itera
         [batch, time], inside the intervals.
     """
     hann = torch.hann_window(window, device=x.device, dtype=x.dtype)
-    stft = {"n_fft": window, "hop_length": window // 4, "window": hann}
+    hop = window // 4
 
     def spectrum(signal: Tensor) -> Tensor:
-        return torch.stft(signal, **stft, pad_mode="constant", return_complex=True)
+        return torch.stft(signal, window, hop, window=hann, pad_mode="constant", return_complex=True)
 
+    # Otherwise the way into the intervals would count as momentum, and be overshot several times over.
+    x = x.clamp(low, high)
     largest = spectrum(x).abs().amax((1, 2), keepdim=True)
     ahead = previous = x
     for i in range(iterations):
@@ -123,7 +129,7 @@ def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, window: int, itera
         s = spectrum(ahead.clamp(low, high))
         energy = avg_pool1d((s * s.conj()).real, _PERSISTENCE, 1, _PERSISTENCE // 2, count_include_pad=False)
         s = s * (1 - threshold**2 / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(min=0)
-        current = torch.istft(s, **stft, length=x.shape[1])
+        current = torch.istft(s, window, hop, window=hann, length=x.shape[1])
         ahead = current + _MOMENTUM * (current - previous)
         previous = current
     return previous.clamp(low, high)

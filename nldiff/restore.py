@@ -9,7 +9,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from torch import Tensor
 
 import nldiff
 from nldiff import audio as audio_io
+from nldiff.choose import choose_prior, load_candidates
 from nldiff.diffusion import karras_schedule
 from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
-from nldiff.priors import Prior, load_prior
+from nldiff.priors import Prior
 from nldiff.recording import Recording, chunk_starts, cross_fade
 from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
 from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
@@ -45,6 +46,8 @@ class Fit:
         evaluations: network evaluations per item.
         seconds: wall time of sampling.
         settings: sampler settings.
+        restored_band_hz: upper end of the band that the prior restored, Hz; above it the result is silent, or observed
+            (`above_band` of `RestoreConfig`).
     """
 
     curve: Curve
@@ -53,6 +56,7 @@ class Fit:
     evaluations: int
     seconds: float
     settings: SamplerSettings
+    restored_band_hz: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,9 @@ class Restoration:
         cost, evaluations, seconds, settings: see `Fit`.
         config: the `RestoreConfig` as a dictionary.
         versions: of nldiff, torch and Python.
+        prior: name of the prior; None for methods that have none.
+        prior_scores: why it was chosen, see `nldiff.choose.Choice`; empty if it was named.
+        restored_band_hz: see `Fit`; None for methods without a prior.
     """
 
     audio: np.ndarray
@@ -79,12 +86,15 @@ class Restoration:
     settings: SamplerSettings
     config: dict[str, Any]
     versions: dict[str, str]
+    prior: str | None = None
+    prior_scores: dict[str, float] = field(default_factory=dict)
+    restored_band_hz: float | None = None
 
 
 def restore(
     audio: np.ndarray,
     sample_rate: int,
-    prior: str | Path | Prior = "guitar",
+    prior: str | Path | Prior = "auto",
     *,
     known: Distortion | None = None,
     config: RestoreConfig | None = None,
@@ -95,7 +105,7 @@ def restore(
     Args:
         audio: samples [time] or [channels, time], at most two channels.
         sample_rate: Hz; the prior's rate is met by resampling there and back.
-        prior: shipped prior, file or loaded prior.
+        prior: shipped prior, file or loaded prior; "auto": the shipped prior that explains the recording best.
         known: the distortion, if it is known; only the signal is estimated then. In the units of `audio`.
         config: everything else; its `prior` is not used.
         on_step: called with (steps done, steps in all).
@@ -108,9 +118,11 @@ def restore(
     if samples.ndim not in (1, 2) or samples.size == 0:
         raise NldiffError(f"audio of shape {list(samples.shape)}: [time] or [channels, time] expected")
     recording = Recording.from_array(np.atleast_2d(samples), sample_rate)
-    loaded = prior if isinstance(prior, Prior) else load_prior(prior, choose_device(config.device))
+    check_config(config)
+    candidates = [prior] if isinstance(prior, Prior) else load_candidates(prior, choose_device(config.device))
+    choice = choose_prior(recording, candidates)
     blocks: list[np.ndarray] = []
-    fit = restore_blocks(recording, loaded, config, blocks.append, known, on_step)
+    fit = restore_blocks(recording, choice.prior, config, blocks.append, known, on_step)
     raw = np.concatenate(blocks, axis=1)
     gain, curve, explained_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames])
     return Restoration(
@@ -124,6 +136,9 @@ def restore(
         settings=fit.settings,
         config=dataclasses.asdict(config),
         versions=versions(),
+        prior=choice.prior.name,
+        prior_scores=choice.scores,
+        restored_band_hz=fit.restored_band_hz,
     )
 
 
@@ -194,24 +209,35 @@ def restore_blocks(
         increasing = increasing_curve(curve, restored, y)
         restored = _refine(restored, y, increasing, settings)
         if increasing and isinstance(curve, Waveshaper):
-            fit_operator(curve, restored, y, settings, generators([_seed(config.seed, -1, 1 + i) for i in range(len(y))]))
+            fit_operator(
+                curve, restored, y, settings, generators([_seed(config.seed, -1, 1 + i) for i in range(len(y))])
+            )
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
+    polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
 
-    ready = dict(zip(calls[0], _chunks(restored, recording, prior, length), strict=True))
+    def finished(chunks: list[int], restored: Tensor) -> dict[int, np.ndarray]:
+        pieces = dict(zip(chunks, _chunks(restored, recording, prior, length), strict=True))
+        if config.above_band == "drop" or recording.sample_rate <= prior.sample_rate:
+            return pieces
+        observations = {c: recording.read(starts[c], length) * (polarity * gain) for c in chunks}
+        return {c: piece + _above_band(observations[c], recording.sample_rate, prior) for c, piece in pieces.items()}
+
+    ready = finished(calls[0], restored)
     tail = np.zeros((channels, 0), dtype=np.float32)
     pending = calls[1:]
     for chunk, start in enumerate(starts):
         if chunk not in ready:
             y = observed(pending[0])
             restored = _refine(run(pending[0], y, curve, None).audio, y, increasing, settings)
-            ready.update(zip(pending.pop(0), _chunks(restored, recording, prior, length), strict=True))
+            ready |= finished(pending.pop(0), restored)
         piece = cross_fade(tail, ready.pop(chunk))
         end = starts[chunk + 1] if chunk + 1 < len(starts) else recording.frames
         emit(piece[:, : end - start])
         tail = piece[:, end - start :]
     cost = tuple(first.cost.mean(1).tolist())
-    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings)
+    band = min(recording.sample_rate, prior.sample_rate) / 2
+    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings, band)
 
 
 def settle(
@@ -278,6 +304,12 @@ def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
     return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
 
 
+def _from_rate(piece: np.ndarray, prior: Prior, sample_rate: int, length: int) -> np.ndarray:
+    """From the prior's rate back to `length` samples at `sample_rate`."""
+    back = audio_io.resample(piece, prior.sample_rate, sample_rate)[:, :length]
+    return np.pad(back, ((0, 0), (0, length - back.shape[1])))
+
+
 def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: SamplerSettings) -> Tensor:
     """The sparsest signals [batch, time] that explain `y`, near the samples `x`; just `x` if no curve is given."""
     if increasing is None:
@@ -289,11 +321,14 @@ def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: 
 
 def _chunks(restored: Tensor, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
     """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
-    result = []
-    for piece in restored.cpu().numpy().reshape(-1, recording.channels, restored.shape[1]):
-        back = audio_io.resample(piece, prior.sample_rate, recording.sample_rate)[:, :length]
-        result.append(np.pad(back, ((0, 0), (0, length - back.shape[1]))))
-    return result
+    pieces = restored.cpu().numpy().reshape(-1, recording.channels, restored.shape[1])
+    return [_from_rate(piece, prior, recording.sample_rate, length) for piece in pieces]
+
+
+def _above_band(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
+    """What of `piece` [channels, time] is lost at the prior's rate: the complement of what `_chunks` fills."""
+    within = _to_rate(piece, sample_rate, prior)
+    return piece - _from_rate(within, prior, sample_rate, piece.shape[1])
 
 
 def _at_level(known: Distortion, gain: float, x: Tensor) -> Tensor:

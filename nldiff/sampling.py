@@ -13,6 +13,8 @@ from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost, Cost, guidance_scale
 from nldiff.waveshapers import Waveshaper
 
+REFIT_STEPS = 5
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -25,6 +27,7 @@ class SamplerSettings:
         noise_scale: S_noise, scale of that noise.
         heun: second-order steps, twice the network evaluations.
         zeta: strength of the guidance, eq. 9.
+        cost_n_fft, cost_hop: window and step of the STFT in eq. 8, samples at the prior's rate.
         through_denoiser: take the guidance gradient through the network (eq. 7); False takes it at the
             denoised estimate, which needs no backward pass.
         operator_iterations, operator_learning_rate, operator_betas: Adam steps on the curve in every
@@ -44,6 +47,8 @@ class SamplerSettings:
     noise_scale: float = 1.0
     heun: bool = False
     zeta: float = 0.3
+    cost_n_fft: int = 1024
+    cost_hop: int = 256
     through_denoiser: bool = True
     operator_iterations: int = 20
     operator_learning_rate: float = 0.02
@@ -151,7 +156,7 @@ def sample(
         shape: [batch, time] of unconditional samples.
         start: first estimate of the clean signal [batch, time], which sampling starts from; `y` by default.
         level: RMS that the estimate of each group is held at; None leaves the scale free (informed).
-        cost: likelihood; eq. 8 with the guitar's constants by default.
+        cost: likelihood; eq. 8 with the STFT of `settings` by default.
         guidance: (gradient of the cost [batch, time], sigma, zeta) -> factors of that gradient [batch]; eq. 9
             by default. With a negative log-likelihood as the cost and factors of 1 the guidance is the
             likelihood score itself.
@@ -176,7 +181,7 @@ def sample(
     if len(sources) != items:
         raise NldiffError(f"sampling: {len(sources)} random generators for {items} items")
     batch_size = min(batch_size or items, items)
-    cost = cost or CompressedSTFTCost()
+    cost = cost or _cost(settings)
     waveshaper = curve if isinstance(curve, Waveshaper) else None
     groups = waveshaper.batch if waveshaper is not None else items
     optimiser = None
@@ -252,19 +257,28 @@ def sample(
 
 
 def fit_operator(
-    waveshaper: Waveshaper, x: Tensor, y: Tensor, settings: SamplerSettings, sources: Sequence[torch.Generator]
+    waveshaper: Waveshaper,
+    x: Tensor,
+    y: Tensor,
+    settings: SamplerSettings,
+    sources: Sequence[torch.Generator],
 ) -> None:
-    """Fit the curve to known signals: as many Adam steps as before sampling, on ever new segments.
+    """Fit the curve to known signals, with as many Adam steps as it gets in `REFIT_STEPS` diffusion steps.
 
     Args:
         waveshaper: changed in place.
-        x, y: clean and observed signals [batch, time].
-        settings: those of the operator.
+        x: clean signals [batch, time].
+        y: observed signals [batch, time].
+        settings: those of the operator and of the cost.
         sources: one CPU generator per item.
     """
     optimiser = _adam(waveshaper, settings)
-    for _ in range(0, settings.operator_warmup, max(1, settings.operator_iterations)):
-        _fit(waveshaper, optimiser, CompressedSTFTCost(), x, y, settings, sources, settings.operator_iterations)
+    for _ in range(REFIT_STEPS):
+        _fit(waveshaper, optimiser, _cost(settings), x, y, settings, sources, settings.operator_iterations)
+
+
+def _cost(settings: SamplerSettings) -> Cost:
+    return CompressedSTFTCost(settings.cost_n_fft, settings.cost_hop)
 
 
 def _adam(waveshaper: Waveshaper, settings: SamplerSettings) -> torch.optim.Optimizer:

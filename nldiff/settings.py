@@ -21,12 +21,15 @@ class RestoreConfig:
     """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
 
     Attributes:
-        prior: name of a shipped prior or path of a prior file.
+        prior: name of a shipped prior, path of a prior file, or auto: the shipped prior that explains the recording
+            best, see `nldiff.choose`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
         sampler: fields of `SamplerSettings` that differ from what the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
+        above_band: what becomes of the band above half the prior's rate, which no prior restores: "drop" leaves it
+            out, "keep" mixes the observed band, distortion products included, into the result.
         warm_start: what sampling starts from: "histogram", the observation with the distribution of samples that
             clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
         chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
@@ -35,12 +38,13 @@ class RestoreConfig:
         batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
     """
 
-    prior: str = "guitar"
+    prior: str = "auto"
     waveshaper: str = "ccr"
     waveshaper_options: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
+    above_band: str = "drop"
     warm_start: str = "histogram"
     chunk_seconds: float = 6.25
     overlap_seconds: float = 0.5
@@ -62,6 +66,8 @@ def check_config(config: RestoreConfig) -> None:
             f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
             "expected"
         )
+    if config.above_band not in ("drop", "keep"):
+        raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
     if config.warm_start not in ("histogram", "observation"):
         raise NldiffError(f"warm_start={config.warm_start}: histogram or observation expected")
     configured_waveshaper(config)
@@ -96,6 +102,14 @@ def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
     _require(settings, ("refine_window",), 4)
     if settings.refine_window % 4:
         raise NldiffError(f"refine_window={settings.refine_window}: a multiple of 4 expected")
+    _require(settings, ("cost_n_fft",), 2)
+    _require(settings, ("cost_hop",), 1)
+    if settings.cost_n_fft % 2:
+        raise NldiffError(f"cost_n_fft={settings.cost_n_fft}: an even number expected")
+    if settings.cost_hop == settings.cost_n_fft or settings.cost_n_fft % settings.cost_hop:
+        raise NldiffError(
+            f"cost_hop={settings.cost_hop}: a proper divisor of cost_n_fft={settings.cost_n_fft} expected"
+        )
     if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
         raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
     return settings

@@ -47,7 +47,7 @@ def test_every_part_of_a_step_is_measured(tmp_path: Path, capsys: pytest.Capture
 
 def test_an_unknown_network_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert script("steps").main(["violin", "--device", "cpu", "--threads", "1"]) == 1
-    assert capsys.readouterr().err == "error: unknown prior 'violin': neither a file nor one of: guitar\n"
+    assert capsys.readouterr().err == "error: unknown prior 'violin': neither a file nor one of: guitar, speech\n"
 
 
 def test_the_whole_program_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

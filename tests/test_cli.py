@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_prior
 import nldiff
 from nldiff.cli import infer_main, main
 from nldiff.errors import NldiffError
+from nldiff.priors import Prior, load_prior
 
 ROOT = Path(__file__).parents[1]
 RESTORE = importlib.import_module("nldiff.restore")
@@ -121,6 +123,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "misspelt sampler key": (["sampler.stesp=3"], ["stesp", "steps"]),
     "value of another type": (["seed=first"], ["seed", "first"]),
     "sampler value of another type": (["sampler.zeta=strong"], ["zeta", "strong"]),
+    "band": (["above_band=mix"], ["above_band=mix", "drop"]),
     "waveshaper in a key": (["waveshaper=splne"], ["splne", "ccr"]),
     "waveshaper option": (["waveshaper_options.pionts=41"], ["pionts", "points"]),
     "1 step": (["--steps", "1"], ["steps=1"]),
@@ -319,6 +322,61 @@ def test_options_beat_arguments_beat_the_config_file_beats_the_prior(
     used = made["sampler"]
     assert (used["steps"], used["zeta"], used["churn"], used["operator_iterations"]) == (7, 0.2, 3.0, 2)
     assert quick.calls[0]["settings"].steps == 7
+
+
+def test_the_prior_is_chosen_unless_one_is_named(
+    prior: Path,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    quick: FakeSampler,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def candidates(name: str | Path, device: torch.device) -> list[Prior]:
+        asked.append(str(name))
+        loaded = load_prior(prior)
+        return [replace(loaded, name="first"), replace(loaded, name="second")]
+
+    errors = {"first": -1.5, "second": -2.25}
+    monkeypatch.setattr("nldiff.cli.load_candidates", candidates)
+    monkeypatch.setattr("nldiff.choose.denoising_error_db", lambda prior, *_: errors[prior.name])
+    assert infer_main([str(source), "--output", str(tmp_path / "auto")]) == 0
+    assert asked == ["auto"]
+    assert (
+        "\n  prior second, the lowest denoising error of: first -1.50 dB, second -2.25 dB\n" in capsys.readouterr().out
+    )
+    assert (report(tmp_path / "auto")["prior"], report(tmp_path / "auto")["prior_scores"]) == ("second", errors)
+
+    monkeypatch.undo()
+    assert run(prior, tmp_path / "named", source, "--steps", "2") == 0
+    assert f"\n  prior {prior.stem}, as named\n" in capsys.readouterr().out
+    assert (report(tmp_path / "named")["prior"], report(tmp_path / "named")["prior_scores"]) == (prior.stem, {})
+
+
+@pytest.mark.parametrize(
+    ("rate", "option", "said"),
+    [
+        (8000, "keep", "restored up to 4000 Hz\n"),
+        (16000, "keep", "restored up to 4000 Hz; above it, as observed\n"),
+        (16000, "drop", "restored up to 4000 Hz; above it, nothing\n"),
+    ],
+)
+def test_the_restored_band_is_said(
+    prior: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    quick: FakeSampler,
+    rate: int,
+    option: str,
+    said: str,
+) -> None:
+    path = tmp_path / "take.wav"
+    _samples(plucked(0.3, rate), rate)(path)
+    assert run(prior, tmp_path / "out", path, f"above_band={option}") == 0
+    assert said in capsys.readouterr().out
+    assert report(tmp_path / "out")["restored_band_hz"] == 4000
 
 
 @pytest.mark.parametrize("waveshaper", ["ccr", "mlp", "sumtanh"])

@@ -4,6 +4,8 @@ import json
 import math
 import resource
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,18 +17,20 @@ from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked
 from numpy.typing import NDArray
 
 from nldiff import plotting
+from nldiff.choose import Choice
 from nldiff.errors import NldiffError
 from nldiff.files import restore_file
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, input_sdr, parse_distortion
 from nldiff.priors import Prior
+from nldiff.recording import Recording
 from nldiff.settings import RestoreConfig
 
 MODULE = importlib.import_module("nldiff.restore")
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "sampler", "seed", "versions", "cost",
-    "network_evaluations", "seconds", "restored", "explained_db", "gain",
+    "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz",
 }  # fmt: skip
 
 
@@ -145,6 +149,25 @@ def test_a_known_distortion_is_noted(prior: Prior, source: Path, tmp_path: Path)
     assert strict_json(outputs.report_path)["known"] == "hard_clip:threshold=0.15"
     table = np.loadtxt(outputs.curve_table, delimiter=",", skiprows=1)
     assert np.max(np.abs(table[:, 1])) == pytest.approx(0.15, rel=1e-5)
+
+
+def test_of_several_priors_one_is_chosen_for_what_was_distorted(
+    prior: Prior, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "sample", FakeSampler())
+    peaks: list[float] = []
+
+    def choose(recording: Recording, candidates: Sequence[Prior]) -> Choice:
+        peaks.append(float(np.max(np.abs(recording.read(0, recording.frames)))))
+        return Choice(candidates[1], {candidates[0].name: -3.0, candidates[1].name: -4.0})
+
+    monkeypatch.setattr("nldiff.files.choose_prior", choose)
+    priors = [prior, replace(prior, name="other", sigma_data=0.1)]
+    known = ("hard_clip", {"threshold": 0.07})
+    outputs = restore_file(source, tmp_path / "out", priors, RestoreConfig(), distort=known)
+    report = strict_json(outputs.report_path)
+    assert peaks == pytest.approx([0.07])
+    assert (report["prior"], report["prior_scores"]) == ("other", {"tiny": -3.0, "other": -4.0})
 
 
 def test_another_stem(prior: Prior, source: Path, tmp_path: Path) -> None:

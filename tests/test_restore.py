@@ -191,6 +191,51 @@ def test_the_result_tells_how_it_was_made(prior: Prior) -> None:
     assert result.seconds > 0
 
 
+def test_the_prior_is_chosen_unless_one_is_named(
+    prior: Prior, fake: FakeSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    y = clipped(0.3, TINY_RATE)[0]
+    errors = {"tiny": -1.0, "other": -2.0}
+    asked: list[Any] = []
+
+    def candidates(name: str | Path, device: torch.device) -> list[Prior]:
+        asked.append(name)
+        return [prior, replace(prior, name="other")] if name == "auto" else [prior]
+
+    monkeypatch.setattr(MODULE, "load_candidates", candidates)
+    monkeypatch.setattr("nldiff.choose.denoising_error_db", lambda prior, *_: errors[prior.name])
+    chosen, named, given = restore(y, TINY_RATE), restore(y, TINY_RATE, "tiny"), restore(y, TINY_RATE, prior)
+    assert asked == ["auto", "tiny"]
+    assert (chosen.prior, chosen.prior_scores) == ("other", errors)
+    assert [(result.prior, result.prior_scores) for result in (named, given)] == [("tiny", {})] * 2
+
+
+@pytest.mark.parametrize(("rate", "band"), [(6000, 3000), (8000, 4000), (44100, 4000)])
+def test_the_restored_band_ends_at_half_the_lower_rate(prior: Prior, fake: FakeSampler, rate: int, band: float) -> None:
+    assert restore(clipped(0.2, rate)[0], rate, prior).restored_band_hz == band
+
+
+@pytest.mark.parametrize("polarity", [1, -1])
+def test_the_band_above_that_of_the_prior_is_dropped_or_kept(prior: Prior, fake: FakeSampler, polarity: int) -> None:
+    rate = 44100
+    t = np.arange(3 * rate) / rate
+    within, above = (0.1 * np.sin(2 * np.pi * f * t).astype(np.float32) for f in (440, 9000))
+    # What is restored is the observation, upside down perhaps, so keeping the rest gives the observation again.
+    fake.answer = lambda y: polarity * y
+    config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, joint_items=2)
+    dropped = restore(within + above, rate, prior, config=config).audio
+    kept = restore(within + above, rate, prior, config=replace(config, above_band="keep")).audio
+    inside = slice(rate // 20, -rate // 20)  # a tone that is cut off rings at the ends
+    np.testing.assert_allclose(dropped[inside], 2**0.5 * within[inside], atol=2e-3)  # at the level of both tones
+    np.testing.assert_allclose(kept, within + above, atol=1e-5)
+
+
+def test_nothing_is_added_where_nothing_is_above_the_band(prior: Prior, fake: FakeSampler) -> None:
+    y = clipped(0.3, 6000)[0]
+    kept, dropped = (restore(y, 6000, prior, config=RestoreConfig(above_band=b)).audio for b in ("keep", "drop"))
+    np.testing.assert_array_equal(kept, dropped)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (0, 4000), (2, 0), (1, 2, 4000), (4000, 2), (8, 4000), (1,), (799,)])
 def test_arrays_that_are_no_recording_are_refused(prior: Prior, shape: tuple[int, ...]) -> None:
     y = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -281,6 +326,11 @@ def test_the_schedule_ends_where_the_training_of_the_prior_ended(
         ({"operator_betas": [0.9]}, "operator_betas|length"),
         ({"operator_betas": [0.9, 1.0]}, "operator_betas"),
         ({"operator_segments": -1}, "operator_segments"),
+        ({"cost_n_fft": 0}, "cost_n_fft=0"),
+        ({"cost_n_fft": 511}, "cost_n_fft=511"),
+        ({"cost_hop": 0}, "cost_hop=0"),
+        ({"cost_hop": 1024}, "cost_hop=1024"),
+        ({"cost_n_fft": 512, "cost_hop": 100}, "cost_hop=100"),
         ({"operator_segments": 2, "operator_segment_length": 0}, "operator_segment_length"),
     ],
 )
@@ -301,6 +351,7 @@ def test_sampler_settings_that_make_no_sense_are_refused(prior: Prior, sampler: 
         ({"chunk_seconds": float("nan")}, "chunk_seconds=nan"),
         ({"overlap_seconds": -0.1}, "overlap_seconds=-0.1"),
         ({"chunk_seconds": 1.0, "overlap_seconds": 0.5}, "overlap_seconds=0.5"),
+        ({"above_band": "mix"}, "above_band=mix"),
         ({"waveshaper": "spline"}, "'spline'"),
         ({"waveshaper_options": {"pionts": 3}}, "'pionts'"),
         ({"waveshaper_options": {"points": 4}}, "points=4"),

@@ -16,7 +16,7 @@ from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost, Cost, WaveformCost, guidance_scale
 from nldiff.metrics import rr_mse, sdr
 from nldiff.nonlinearities import Distortion
-from nldiff.sampling import Posterior, SamplerSettings, Step, draw_noise, generators, sample
+from nldiff.sampling import Posterior, SamplerSettings, Step, draw_noise, fit_operator, generators, sample
 from nldiff.waveshapers import Waveshaper, make_waveshaper
 
 LEVEL = 0.06
@@ -318,6 +318,38 @@ def test_curve_is_fitted_before_the_guidance_gradient() -> None:
     torch.testing.assert_close(posterior.audio, after_step(gain), rtol=0, atol=1e-5)
     assert (posterior.audio - after_step(1.0)).abs().max() > 0.1
     torch.testing.assert_close(posterior.cost, (gain * x0 - y).square().mean().reshape(1, 1))
+
+
+def test_settings_decide_the_stft_of_the_cost() -> None:
+    x = LEVEL * noise(1, 1000)
+    y = torch.tanh(20 * x) / 20
+    settings = replace(EULER, cost_n_fft=128, cost_hop=64)
+    costs = []
+    for chosen, cost in ((settings, None), (EULER, STFT), (EULER, None), (EULER, CompressedSTFTCost(1024, 256))):
+        waveshaper = shaper("ccr", y)
+        trace = sample(known(x), y, waveshaper, schedule(chosen), chosen, generators([0]), cost=cost).cost
+        costs.append(trace)
+    torch.testing.assert_close(costs[0], costs[1], rtol=0, atol=0)
+    torch.testing.assert_close(costs[2], costs[3], rtol=0, atol=0)
+    assert not torch.allclose(costs[0], costs[2], rtol=0.1)
+
+
+def test_the_curve_of_known_signals_is_fitted_by_that_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+
+    def spy(n_fft: int, hop: int) -> Cost:
+        made.append((n_fft, hop))
+        return CompressedSTFTCost(n_fft, hop)
+
+    monkeypatch.setattr("nldiff.sampling.CompressedSTFTCost", spy)
+    x = LEVEL * noise(1, 1000)
+    y = torch.tanh(20 * x) / 20
+    settings = SamplerSettings(cost_n_fft=256, cost_hop=32, operator_warmup=40, operator_iterations=20)
+    waveshaper = shaper("ccr", y)
+    before = STFT(y, waveshaper(x))
+    fit_operator(waveshaper, x, y, settings, generators([0]))
+    assert set(made) == {(256, 32)}
+    assert STFT(y, waveshaper(x)) < before
 
 
 def test_items_of_a_group_share_a_curve_and_groups_do_not() -> None:

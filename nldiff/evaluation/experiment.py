@@ -122,6 +122,8 @@ def _prepared(config: EvaluationConfig) -> Callable[[int, float], Run]:
     device, local = config.restore.device, os.environ.get("LOCAL_RANK")
     if device == "auto" and local is not None and torch.cuda.is_available():
         device = f"cuda:{int(local) % torch.cuda.device_count()}"
+    if config.restore.prior == "auto":
+        raise NldiffError("restore.prior=auto: an experiment names its prior")
     prior = cache(lambda: load_prior(config.restore.prior, choose_device(device)))
 
     def make_run(seed: int, level: float) -> Run:

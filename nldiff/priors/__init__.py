@@ -16,7 +16,7 @@ from nldiff.diffusion import EDMDenoiser
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 
-SHIPPED = ("guitar",)
+SHIPPED = ("guitar", "speech")
 _FORMAT = "nldiff-prior-1"
 
 
@@ -25,7 +25,7 @@ class Prior:
     """A denoiser with what is needed to use it.
 
     Attributes:
-        name: "guitar", or the stem of the file it came from.
+        name: "guitar", "speech", or the stem of the file it came from.
         denoiser: preconditioned network, in inference mode.
         sample_rate: rate of the audio it was trained on, Hz.
         sigma_data: RMS level it was trained at.
@@ -69,7 +69,7 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dty
     """Load a shipped prior by name or any prior file by path; nothing is downloaded, nothing is unpickled.
 
     Args:
-        name_or_path: "guitar", or a path to a `.safetensors` file written by the training.
+        name_or_path: "guitar", "speech", or a path to a `.safetensors` file written by the training.
         device: where the network runs.
         dtype: compute type of the network; by default `fast_dtype(device)`.
 

@@ -1,0 +1,413 @@
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from nldiff.errors import NldiffError
+from nldiff.likelihood import CompressedSTFTCost
+from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
+from nldiff.priors import Prior
+from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
+from nldiff.restore import restore
+from nldiff.sampling import SamplerSettings, fit_operator, generators
+from nldiff.settings import RestoreConfig, sampler_settings
+from nldiff.waveshapers import CatmullRom
+
+# by name, because the package offers the function under the name of the module
+MODULE = importlib.import_module("nldiff.restore")
+INFINITE = math.inf
+FALLING_SOMEWHERE = {"wavefold", "full_wave"}
+INCREASING = sorted(set(DISTORTIONS) - FALLING_SOMEWHERE)
+
+
+def table(points: list[tuple[float, float]], tolerance: float) -> IncreasingCurve:
+    x, y = torch.tensor(points, dtype=torch.float64).T.contiguous()
+    return IncreasingCurve(x, y, tolerance)
+
+
+def laplace(count: int, seed: int = 0, scale: float = 0.1) -> Tensor:
+    """Samples distributed about as those of music, [1, count]."""
+    return torch.from_numpy(np.random.default_rng(seed).laplace(scale=scale, size=(1, count)).astype(np.float32))
+
+
+def tones(seed: int, rate: int = 8000) -> Tensor:
+    """One second of four sinusoids, RMS 0.06, [1, rate]."""
+    random = np.random.default_rng(seed)
+    frequency, phase, amplitude = random.uniform(100, 1000, 4), random.uniform(0, 6.28, 4), random.uniform(0.3, 1, 4)
+    time = np.arange(rate)[:, None] / rate
+    x = (amplitude * np.sin(2 * np.pi * frequency * time + phase)).sum(1)
+    return torch.from_numpy((0.06 * x / np.sqrt(np.mean(x**2))).astype(np.float32))[None]
+
+
+def assert_bounds(curve: IncreasingCurve, expected: dict[float, tuple[float, float]]) -> None:
+    """Bounds of the keys, observed together; the values are (low, high)."""
+    low, high = curve.bounds(torch.tensor(list(expected), dtype=torch.float64))
+    pairs = np.array(list(expected.values()))
+    np.testing.assert_allclose(low.numpy(), pairs[:, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(high.numpy(), pairs[:, 1], rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------ bounds of curves that can be inverted by hand
+
+
+def test_a_straight_line_leaves_its_tolerance_divided_by_its_slope() -> None:
+    line = table([(-1, -2), (1, 2)], tolerance=0.1)
+    assert_bounds(line, {0.3: (0.1, 0.2), 0.5: (0.2, 0.3), 0.4: (0.15, 0.25), -0.6: (-0.35, -0.25)} | dense(-0.7, 0.6))
+
+
+def dense(low: float, high: float) -> dict[float, tuple[float, float]]:
+    """Values 0.1 apart and their bounds on a line of slope 2: half a gap is less than a tolerance of 0.1."""
+    values = np.round(np.arange(low, high, 0.1), 1)
+    return {float(v): (v / 2 - 0.05, v / 2 + 0.05) for v in values}
+
+
+def test_a_hard_clipper_is_exact_below_its_limit_and_open_above() -> None:
+    clipper = table([(-3, -1), (-1, -1), (1, 1), (3, 1)], tolerance=0.25)
+    inside = {v: (v - 0.25, v + 0.25) for v in (-0.5, -0.25, 0.0, 0.25, 0.5)}
+    limits = {-1.0: (-INFINITE, -0.75), 1.0: (0.75, INFINITE)}
+    assert_bounds(clipper, inside | limits)
+    # a value may come from the limit if that is no further than the tolerance
+    assert_bounds(clipper, {0.7: (0.45, 0.95), 0.76: (0.51, INFINITE)})
+
+
+def test_a_half_wave_rectifier_bounds_silence_from_above_only() -> None:
+    rectifier = table([(-1, 0), (0, 0), (1, 1)], tolerance=0.1)
+    values = {v / 10: (v / 10 - 0.1, v / 10 + 0.1) for v in range(2, 9)}
+    assert_bounds(rectifier, values | {0.0: (-INFINITE, 0.1), 0.05: (-INFINITE, 0.15)})
+
+
+def test_levels_of_a_staircase_reach_half_way_to_the_levels_observed_next_to_them() -> None:
+    # steps at +-0.5 and +-1.5, each 0.002 wide: half way up is at its middle
+    steps = [(e, v) for s in (-1.5, -0.5, 0.5, 1.5) for e, v in ((s - 0.001, s - 0.5), (s + 0.001, s + 0.5))]
+    staircase = table([(-2, -2), *steps, (2, 2)], tolerance=0.01)
+    all_levels = {-2.0: (-INFINITE, -1.5), -1.0: (-1.5, -0.5), 0.0: (-0.5, 0.5), 1.0: (0.5, 1.5)}
+    assert_bounds(staircase, all_levels | {2.0: (1.5, INFINITE)})
+
+
+@pytest.mark.parametrize("levels", [(-0.5, 0.0, 0.5), (-0.5, -0.25, 0.0, 0.25)])
+def test_the_outermost_levels_are_as_wide_as_the_next_ones_where_the_curve_goes_on(levels: tuple[float, ...]) -> None:
+    # a smooth curve that follows a staircase on average; the observation is too quiet to reach its ends
+    half = (levels[1] - levels[0]) / 2
+    assert_bounds(table([(-1, -1), (1, 1)], tolerance=0.01), {v: (v - half, v + half) for v in levels})
+
+
+def test_unequal_gaps_count_on_their_own_side() -> None:
+    line = table([(-10, -10), (10, 10)], tolerance=0.1)
+    assert_bounds(line, {0.0: (-0.5, 0.5), 1.0: (0.5, 2.5), 4.0: (2.5, 4.05 + 0.05), 4.1: (4.0, 4.2)})
+
+
+def test_values_beyond_the_table_are_open_to_their_side() -> None:
+    curve = table([(-1, -0.5), (1, 0.5)], tolerance=0.05)
+    assert_bounds(curve, {-2.0: (-INFINITE, -1.0)})
+    assert_bounds(curve, {2.0: (1.0, INFINITE)})
+    assert_bounds(curve, {0.48: (0.86, INFINITE)})
+    assert_bounds(curve, {-0.48: (-INFINITE, -0.86)})
+
+
+def test_repeated_values_and_order_do_not_matter_and_the_type_is_kept() -> None:
+    curve = table([(-1, -0.5), (0.2, 0.1), (1, 0.5)], tolerance=0.01)
+    observed = laplace(500).clamp(-0.3, 0.3)
+    low, high = curve.bounds(observed)
+    assert (low.shape, low.dtype, high.shape, high.dtype) == (observed.shape, torch.float32) * 2
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))
+    shuffled = curve.bounds(torch.cat([observed[0, order], observed[0]]))
+    assert torch.equal(shuffled[0], torch.cat([low[0, order], low[0]]))
+    assert torch.equal(shuffled[1], torch.cat([high[0, order], high[0]]))
+
+
+@settings(max_examples=150)
+@given(
+    name=st.sampled_from(INCREASING),
+    mix=st.sampled_from([1.0, 1.0, 0.6]),
+    seed=st.integers(0, 10**6),
+    count=st.integers(2, 3000),
+    scale=st.floats(0.003, 1),
+    kind=st.sampled_from(["laplace", "uniform", "tone", "positive"]),
+)
+def test_bounds_contain_the_clean_sample(name: str, mix: float, seed: int, count: int, scale: float, kind: str) -> None:
+    random = np.random.default_rng(seed)
+    drawn = {
+        "laplace": random.laplace(size=count),
+        "uniform": random.uniform(-1, 1, count),
+        "tone": np.sin(2 * np.pi * random.random() * np.arange(count) + random.random()),
+        "positive": random.exponential(size=count),
+    }
+    x = torch.from_numpy((scale * drawn[kind]).astype(np.float32))[None]
+    distortion = Distortion(name, {"mix": mix})
+    y = distortion(x)
+    curve = increasing_curve(distortion, x, y)
+    assert curve is not None
+    low, high = curve.bounds(y[0])
+    # The table joins its points by straight lines: a jump may be anywhere between two of them.
+    slack = float(curve.x[1] - curve.x[0]) + 1e-5 * float(x.abs().max())
+    assert bool((low <= high).all())
+    assert bool((low <= x[0] + slack).all())
+    assert bool((high >= x[0] - slack).all())
+
+
+# ------------------------------------------------------------ which curves are increasing
+
+
+@pytest.mark.parametrize("name", sorted(DISTORTIONS))
+def test_only_curves_that_fall_are_left_alone(name: str) -> None:
+    x = laplace(5000)
+    distortion = Distortion(name)
+    assert (increasing_curve(distortion, x, distortion(x)) is None) == (name in FALLING_SOMEWHERE)
+
+
+@pytest.mark.parametrize("name", INCREASING)
+def test_slight_wiggles_are_smoothed_away(name: str) -> None:
+    x = laplace(5000)
+    y = Distortion(name)(x)
+    size = 0.01 * float(y.square().mean().sqrt())
+    curve = increasing_curve(lambda v: Distortion(name)(v) + size * torch.sin(300 * v), x, y)
+    assert curve is not None
+    assert float(curve.y.diff().min()) >= 0
+    found = np.interp(x[0].numpy(), curve.x.numpy(), curve.y.numpy())
+    # what the wiggle adds, and one point of the table for the edges of a staircase
+    assert np.median(np.abs(found - y[0].numpy())) <= size + 1e-6
+
+
+@pytest.mark.parametrize(("size", "found"), [(0.005, True), (0.05, False)])
+def test_a_curve_that_explains_everything_may_wiggle_within_the_tolerance(size: float, found: bool) -> None:
+    def wiggly(v: Tensor) -> Tensor:
+        return v + size * torch.sin(300 * v)
+
+    x = laplace(5000)  # the tolerance is 0.0057 = 0.1 sqrt(2) / 25
+    assert (increasing_curve(wiggly, x, wiggly(x)) is not None) == found
+
+
+def test_the_sign_of_the_curve_counts() -> None:
+    x = laplace(5000)
+    assert increasing_curve(torch.neg, x, -x) is None
+
+
+def test_the_table_is_the_curve_limited_to_what_was_observed() -> None:
+    x = laplace(20000)
+    y = (2 * x).clamp(-0.1, 0.1)
+    curve = increasing_curve(lambda v: 2 * v, x, y)
+    assert curve is not None
+    np.testing.assert_allclose(curve.x[[0, -1]].numpy(), np.quantile(x[0].double().numpy(), [1e-4, 1 - 1e-4]))
+    np.testing.assert_allclose(curve.y.numpy(), np.clip(2 * curve.x.numpy(), -0.1, 0.1), atol=1e-7)
+    assert curve.tolerance == pytest.approx(float(y.double().square().mean().sqrt()) / 25)
+
+
+# ------------------------------------------------------------ the sparsest signal
+
+
+def intervals(seed: int, items: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A signal and bounds of which a tenth is infinite on a side and a tenth a point; not all contain the signal."""
+    source = torch.Generator().manual_seed(seed)
+    x, low = (torch.randn(items, length, generator=source) for _ in range(2))
+    high = low + torch.rand(items, length, generator=source)
+    kind = torch.randint(10, (items, length), generator=source)
+    low = torch.where(kind == 0, -torch.inf, low)
+    high = torch.where(kind == 1, torch.inf, torch.where(kind == 2, low, high))
+    return x, low, high
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(1, 3),
+    length=st.integers(1, 700),
+    window=st.sampled_from([4, 8, 64, 512]),
+    iterations=st.integers(0, 4),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4]),
+)
+def test_the_result_is_between_the_bounds(
+    seed: int, items: int, length: int, window: int, iterations: int, scale: float
+) -> None:
+    x, low, high = intervals(seed, items, length)
+    low, high = torch.nan_to_num(scale * low, -torch.inf), torch.nan_to_num(scale * high, torch.inf)
+    result = sparsest_consistent(scale * x, low, high, window, iterations)
+    assert (result.shape, result.dtype) == (x.shape, x.dtype)
+    assert bool(result.isfinite().all())
+    assert bool(((low <= result) & (result <= high)).all())
+
+
+def test_bounds_without_room_give_the_signal_exactly() -> None:
+    x = laplace(3000).reshape(2, 1500)
+    assert torch.equal(sparsest_consistent(torch.zeros_like(x), x, x, 256, 5), x)
+
+
+def test_a_silent_item_stays_silent() -> None:
+    x = torch.zeros(1, 1000)
+    assert torch.equal(sparsest_consistent(x, x - 0.1, x + 0.1, 256, 5), x)
+
+
+@pytest.mark.parametrize("window", [64, 1024])
+def test_an_item_alone_equals_the_item_in_a_batch(window: int) -> None:
+    x, low, high = intervals(0, 3, 2000)
+    scale = torch.tensor([[1.0], [1e-3], [30.0]])  # thresholds follow the level of each item
+    x, low, high = scale * x, scale * low, scale * high
+    together = sparsest_consistent(x, low, high, window, 10)
+    for i in range(3):
+        alone = sparsest_consistent(x[i : i + 1], low[i : i + 1], high[i : i + 1], window, 10)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-4 * float(scale[i]))
+
+
+def test_weak_noise_that_nothing_holds_is_shrunk_to_silence() -> None:
+    # far below the last threshold, a ten-thousandth of the tone; what the end of the tone splashes is left out
+    tone = 0.5 * torch.sin(2 * torch.pi * torch.arange(4000) / 16)
+    x = torch.cat([tone, 1e-8 * torch.randn(4000, generator=torch.Generator().manual_seed(0))])[None]
+    held = torch.arange(8000) < 4000
+    low, high = torch.where(held, x, -torch.inf), torch.where(held, x, torch.inf)
+    result = sparsest_consistent(x, low, high, 256, 30)[0]
+    assert torch.equal(result[:4000], tone)
+    assert float(x[0, 6000:].abs().max()) > 1e-8
+    assert float(result[6000:].abs().max()) < 1e-12
+
+
+def declipped(x: Tensor, start: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """SDR of a signal after clipping to 3 dB and after its restoration from `start(clipped)`."""
+    distortion = calibrate("hard_clip", x, 3.0)
+    y = distortion(x)
+    curve = increasing_curve(distortion, x, y)
+    assert curve is not None
+    return input_sdr(x, y), input_sdr(x, sparsest_consistent(start(y), *curve.bounds(y), 1024, 100))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_signals_are_declipped(seed: int) -> None:
+    before, after = declipped(tones(seed), torch.clone)
+    assert before == pytest.approx(3, abs=0.01)
+    assert after > 20  # 23 to 26 dB
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.3, 2.0])
+def test_it_does_not_matter_how_loud_the_estimate_is(scale: float) -> None:
+    _, after = declipped(tones(0), lambda y: scale * y)
+    assert after > 20  # 23 dB
+
+
+@pytest.mark.parametrize("name", ["asymmetric_clip", "half_wave", "quantize", "carbon_mic"])
+def test_other_distortions_of_sparse_signals_are_undone(name: str) -> None:
+    x = tones(0)
+    params = {"step": 0.06} if name == "quantize" else {"threshold": 0.03} if name == "asymmetric_clip" else {}
+    distortion = Distortion(name, params)
+    y = distortion(x)
+    curve = increasing_curve(distortion, x, y)
+    assert curve is not None
+    restored = sparsest_consistent(y, *curve.bounds(y), 1024, 100)
+    assert input_sdr(x, restored) > input_sdr(x, y) + 13  # 15 to 26 dB
+
+
+# ------------------------------------------------------------ fitting the curve to known signals
+
+FITTING = SamplerSettings(
+    operator_warmup=200, operator_iterations=20, operator_segments=2, operator_segment_length=2048
+)
+
+
+def fitted(options: SamplerSettings, seeds: tuple[int, int] = (1, 2)) -> tuple[CatmullRom, Tensor, Tensor]:
+    x = torch.cat([tones(0), tones(1)])
+    y = Distortion("soft_clip", {"gain": 20.0})(x)
+    waveshaper = CatmullRom(1)
+    waveshaper.reset(y, generators([0]))
+    fit_operator(waveshaper, x, y, options, generators(seeds))
+    return waveshaper, x, y
+
+
+def test_the_curve_is_fitted_to_known_signals() -> None:
+    waveshaper, x, y = fitted(FITTING)
+    compare = CompressedSTFTCost().prepare(y)
+    before, after = compare(x).sum().item(), compare(waveshaper(x)).sum().item()
+    assert after < 0.05 * before  # 0.011
+    v = torch.linspace(-0.12, 0.12, 101)
+    expected = torch.tanh(20 * v) / 20
+    assert float((expected - v).abs().max()) > 0.07
+    assert float((waveshaper.curve(v)[0] - expected).abs().max()) < 0.005  # 0.0011
+
+
+def test_no_iterations_leave_the_curve_alone() -> None:
+    waveshaper, _, _ = fitted(replace(FITTING, operator_iterations=0))
+    assert torch.equal(waveshaper.values[0], waveshaper.grid)
+
+
+def test_segments_come_from_the_generators() -> None:
+    first, again, other = (
+        fitted(replace(FITTING, operator_warmup=20), seeds)[0].values for seeds in ((1, 2), (1, 2), (3, 4))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# ------------------------------------------------------------ as the last step of a restoration
+
+REFINED: dict[str, Any] = {
+    "refine_iterations": 10,
+    "refine_window": 512,
+    "operator_warmup": 20,
+    "operator_learning_rate": 0.002,
+}
+SPLIT: dict[str, Any] = {"chunk_seconds": 0.5, "overlap_seconds": 0.1, "joint_items": 2}
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return load_tiny_prior(tmp_path_factory.mktemp("prior"))
+
+
+def rms(x: Any) -> float:
+    return float(np.sqrt(np.mean(np.asarray(x, dtype=np.float64) ** 2)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("refine_window", 1022, "a multiple of 4 expected"),
+        ("refine_window", 0, "a number of at least 4 expected"),
+        ("refine_window", -8, "a number of at least 4 expected"),
+        ("refine_iterations", -1, "a number of at least 0 expected"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_line(prior: Prior, key: str, value: int, reason: str) -> None:
+    with pytest.raises(NldiffError) as caught:
+        sampler_settings(prior, RestoreConfig(sampler={key: value}))
+    assert str(caught.value) == f"{key}={value}: {reason}"
+
+
+def test_refinement_does_not_depend_on_the_batch_size_and_repeats(prior: Prior) -> None:
+    y = clipped(1.6, TINY_RATE)[0]
+    one, again, two = (
+        restore(y, TINY_RATE, prior, config=RestoreConfig(batch_size=size, sampler=REFINED, **SPLIT))
+        for size in (1, 1, 2)
+    )
+    plain = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler={"operator_warmup": 4}, **SPLIT))
+    np.testing.assert_array_equal(one.audio, again.audio)
+    np.testing.assert_array_equal(one.curve(y), again.curve(y))
+    assert rms(two.audio - one.audio) < 1e-3 * rms(one.audio)
+    np.testing.assert_allclose(two.curve(y), one.curve(y), atol=1e-4)
+    assert rms(plain.audio - one.audio) > 0.01 * rms(one.audio)
+
+
+def test_a_refined_signal_explains_the_observation_to_the_tolerance(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda y: y + 0.01 * y.sin()))
+    y = clipped(1.6, TINY_RATE, 2)
+    known = Distortion("hard_clip", {"threshold": 0.15})
+    result = restore(y, TINY_RATE, prior, known=known, config=RestoreConfig(sampler=REFINED, **SPLIT))
+    assert result.explained_db > 20 * math.log10(25)
+
+
+def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Distortion("wavefold", {"threshold": 0.15})
+    x = torch.from_numpy(plucked(0.4, TINY_RATE))[None]
+    y = known(x)
+    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
+    refined, plain = (
+        restore(y.numpy(), TINY_RATE, prior, known=known, config=RestoreConfig(sampler=sampler)).audio
+        for sampler in (REFINED, {})
+    )
+    np.testing.assert_array_equal(refined, plain)
