@@ -34,6 +34,9 @@ from nldiff.waveshapers import Waveshaper
 
 Curve = Callable[[Tensor], Tensor]
 
+# Where the curve is noted after every step, in multiples of the prior's level.
+_NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -48,6 +51,8 @@ class Fit:
         settings: sampler settings.
         restored_band_hz: upper end of the band that the prior restored, Hz; above it the result is silent, or observed
             (`above_band` of `RestoreConfig`).
+        grid: clean values [points] at which the curve was noted.
+        curves: the curve at them after every diffusion step, [steps, points]; no rows for a known distortion.
     """
 
     curve: Curve
@@ -57,6 +62,8 @@ class Fit:
     seconds: float
     settings: SamplerSettings
     restored_band_hz: float
+    grid: np.ndarray
+    curves: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class Restoration:
         prior: name of the prior; None for methods that have none.
         prior_scores: why it was chosen, see `nldiff.choose.Choice`; empty if it was named.
         restored_band_hz: see `Fit`; None for methods without a prior.
+        evolution: see `curve_evolution`; None for methods without one.
     """
 
     audio: np.ndarray
@@ -89,6 +97,7 @@ class Restoration:
     prior: str | None = None
     prior_scores: dict[str, float] = field(default_factory=dict)
     restored_band_hz: float | None = None
+    evolution: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def restore(
@@ -139,6 +148,7 @@ def restore(
         prior=choice.prior.name,
         prior_scores=choice.scores,
         restored_band_hz=fit.restored_band_hz,
+        evolution=curve_evolution(fit, gain),
     )
 
 
@@ -175,10 +185,15 @@ def restore_blocks(
     per_call = max(1, batch_size // channels)
     calls = [list(joint), *(others[i : i + per_call] for i in range(0, len(others), per_call))]
     done = 0
+    grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * prior.sigma_data
+    noted: list[np.ndarray] = []
 
     def stepped(step: Step) -> None:
         nonlocal done
         done += 1
+        if isinstance(step.curve, Waveshaper) and done <= settings.steps:
+            with torch.no_grad():
+                noted.append(step.curve.curve(grid.to(device))[0].cpu().numpy())
         if on_step:
             on_step(done, len(calls) * settings.steps)
 
@@ -237,7 +252,8 @@ def restore_blocks(
         tail = piece[:, end - start :]
     cost = tuple(first.cost.mean(1).tolist())
     band = min(recording.sample_rate, prior.sample_rate) / 2
-    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings, band)
+    curves = np.reshape(noted, (-1, _NOTED_POINTS))
+    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings, band, grid.numpy(), curves)
 
 
 def settle(
@@ -284,6 +300,14 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
         return y.cpu().double().numpy() / fit.observation_gain
 
     return curve
+
+
+def curve_evolution(fit: Fit, gain: float) -> tuple[np.ndarray, np.ndarray]:
+    """How the curve came about: samples of the output, see `user_curve`, [points], and observed ones [steps, points].
+
+    The last row is the curve before the refinement, which changes it once more.
+    """
+    return fit.grid * gain, fit.curves / fit.observation_gain
 
 
 def versions() -> dict[str, str]:

@@ -613,7 +613,12 @@ def test_curves_and_traces_are_kept(reference: Path) -> None:
     assert y == pytest.approx(np.maximum(x, 0))
     assert np.loadtxt(group / "ccr.csv", delimiter=",", skiprows=1).shape == (1000, 2)
     assert not (group / "observed.csv").exists()
+    shapes = reference / "traces" / "half_wave__more-b__0" / "ccr.curves.csv"
+    x, *curves = np.loadtxt(shapes, delimiter=",", skiprows=1).T
+    assert np.all(np.diff(x) > 0)
+    assert shapes.read_text().splitlines()[0].split(",") == ["x", *map(str, range(len(curves)))]
     trace = reference / "traces" / "half_wave__more-b__0" / "ccr.csv"
+    assert len(curves) == len(trace.read_text().splitlines()) - 1
     assert trace.read_text().splitlines()[0] == "step,sigma,cost"
     step, sigma, cost = np.loadtxt(trace, delimiter=",", skiprows=1).T
     assert step.tolist() == [0, 1]

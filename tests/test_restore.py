@@ -191,6 +191,17 @@ def test_the_result_tells_how_it_was_made(prior: Prior) -> None:
     assert result.seconds > 0
 
 
+def test_the_last_curve_of_the_evolution_is_the_result(prior: Prior) -> None:
+    y = clipped(1.6, TINY_RATE)[0]
+    config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, joint_items=1, sampler={"steps": 3})
+    result = restore(-y, TINY_RATE, prior, config=config)
+    assert result.evolution is not None
+    x, curves = result.evolution
+    assert curves.shape == (3, len(x))
+    np.testing.assert_allclose(curves[-1], result.curve(x), rtol=1e-4, atol=1e-6)
+    assert np.abs(curves[0] - curves[-1]).max() > 1e-4 * np.abs(curves[-1]).max()
+
+
 def test_the_prior_is_chosen_unless_one_is_named(
     prior: Prior, fake: FakeSampler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

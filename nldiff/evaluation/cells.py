@@ -150,6 +150,11 @@ class Runner:
             sigma = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)[:-1].numpy()
             columns = {"step": np.arange(len(sigma)), "sigma": sigma, "cost": np.array(result.cost)}
             _write_columns(self.folder / "traces" / group.name / f"{name}.csv", columns)
+        if result.evolution and len(result.evolution[1]):
+            x, curves = result.evolution
+            rising = np.argsort(x)  # a negative gain turns the grid around
+            columns = {"x": x[rising]} | {str(i): curve[rising] for i, curve in enumerate(curves)}
+            _write_columns(self.folder / "traces" / group.name / f"{name}.curves.csv", columns)
         if self.config.save_audio and method != OBSERVED:
             _write_audio(self.folder / "audio" / group.name / f"{name}.flac", result.audio, case.sample_rate)
 
@@ -179,7 +184,8 @@ def at_level(result: Restoration, level: float) -> Restoration:
     louder = dataclasses.replace(result, audio=(result.audio * gain).astype(np.float32))
     if result.curve is no_curve:
         return louder
-    return dataclasses.replace(louder, curve=lambda x: result.curve(np.asarray(x) / gain))
+    x, curves = result.evolution or (np.zeros(0), np.zeros((0, 0)))
+    return dataclasses.replace(louder, curve=lambda x: result.curve(np.asarray(x) / gain), evolution=(x * gain, curves))
 
 
 def _check(result: Restoration, case: Case) -> None:

@@ -16,7 +16,7 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion
 from nldiff.priors import Prior
 from nldiff.recording import Recording
-from nldiff.restore import Restoration, restore_blocks, settle, user_curve, versions
+from nldiff.restore import Restoration, curve_evolution, restore_blocks, settle, user_curve, versions
 from nldiff.sampling import SamplerSettings
 from nldiff.settings import RestoreConfig, check_config, sampler_settings
 from nldiff.waveshapers import WAVESHAPERS
@@ -135,6 +135,7 @@ def _sampling(run: Run, config: RestoreConfig, told: bool) -> Method:
             sample_rate=sample_rate,
             curve=no_curve if told else user_curve(fit, gain),
             explained_db=explained_db,
+            evolution=curve_evolution(fit, gain),
             cost=fit.cost,
             evaluations=fit.evaluations,
             seconds=fit.seconds,
