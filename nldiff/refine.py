@@ -25,7 +25,7 @@ _POINTS = 4096
 # Rarer extreme values than this share of the samples do not determine the curve.
 _RARE = 1e-4
 # Of the power of the observation: a curve with a larger error tells nothing of the clean samples.
-_UNEXPLAINED = 0.1
+_UNEXPLAINED = 0.3
 # A curve counts as increasing if forcing it to be raises its error by less than this factor.
 _EXCESS = 2.0
 _FIRST_THRESHOLD, _LAST_THRESHOLD = 0.1, 1e-4
@@ -88,7 +88,9 @@ def increasing_curve(curve: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) ->
     with torch.no_grad():
         found = curve(torch.from_numpy(grid).to(x.dtype).to(x.device)[None])[0].cpu().double().numpy()
     found = found.clip(observed.min(), observed.max())
-    increasing = isotonic_regression(found).x
+    # Where samples are rare the curve is what the waveshaper makes of nothing: it must not count as much as elsewhere.
+    counts = np.histogram(samples, bins=_POINTS, range=(low, high))[0]
+    increasing = isotonic_regression(found, weights=counts + _RARE).x
     error, forced = (np.mean((np.interp(samples, grid, f) - observed) ** 2) for f in (found, increasing))
     tolerance = float(_TOLERANCE * np.sqrt(np.mean(observed**2)))
     if error > _UNEXPLAINED * np.mean(observed**2) or forced > _EXCESS * error + tolerance**2:
