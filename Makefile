@@ -21,7 +21,8 @@ demo: $(VENV)/.installed ## restore the example guitar recording into out/demo
 	@echo "In $(DEMO_OUTPUT): restored audio (.wav), estimated curve (.csv, .png) and report (.json)."
 
 test: $(VENV)/.installed-dev ## run the test suite without the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	@command -v chromedriver >/dev/null || echo "chromedriver not found: the browser tests of the listening page are left out (apt install chromium chromium-driver)"
+	$(BIN)/python -m pytest -m "not slow$$(command -v chromedriver >/dev/null || echo ' and not browser')"
 
 test-slow: $(VENV)/.installed-dev ## run the slow tests
 	$(BIN)/python -m pytest -m slow
