@@ -1,6 +1,6 @@
 """A recording that is read piecewise, and how it is cut into overlapping chunks and joined again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,3 +81,24 @@ def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
     weight = ((np.arange(m) + 0.5) / max(m, 1)).astype(np.float32)
     faded = tail + (chunk[:, :m] - tail) * weight
     return np.concatenate([faded, chunk[:, m:]], axis=1)
+
+
+def joined(chunks: Iterable[np.ndarray], starts: list[int], frames: int) -> Iterator[np.ndarray]:
+    """Consecutive blocks [channels, n], `frames` in all, from overlapping `chunks` that begin at `starts`."""
+    tail = None
+    for chunk, start, end in zip(chunks, starts, [*starts[1:], frames], strict=True):
+        piece = chunk if tail is None else cross_fade(tail, chunk)
+        yield piece[:, : end - start]
+        tail = piece[:, end - start :]
+
+
+def from_rate(piece: np.ndarray, rate: int, sample_rate: int, length: int) -> np.ndarray:
+    """`piece` [channels, time] from the `rate` at which it was restored to `length` samples at `sample_rate`, Hz."""
+    back = audio_io.resample(piece, rate, sample_rate)[:, :length]
+    return np.pad(back, ((0, 0), (0, length - back.shape[1])))
+
+
+def above_band(piece: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
+    """What of `piece` [channels, time] at `sample_rate` is lost at `rate`: the complement of what `from_rate` fills."""
+    within = audio_io.resample(piece.astype(np.float32), sample_rate, rate)
+    return piece - from_rate(within, rate, sample_rate, piece.shape[1])

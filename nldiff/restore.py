@@ -8,7 +8,7 @@ does not grow with the length.
 import dataclasses
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from nldiff.diffusion import karras_schedule
 from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior
-from nldiff.recording import Recording, chunk_starts, cross_fade
+from nldiff.recording import Recording, above_band, chunk_starts, from_rate, joined
 from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
 from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
 from nldiff.settings import RestoreConfig, check_config, choose_device, configured_waveshaper, sampler_settings
@@ -82,6 +82,7 @@ class Restoration:
         prior_scores: why it was chosen, see `nldiff.choose.Choice`; empty if it was named.
         restored_band_hz: see `Fit`; None for methods without a prior.
         evolution: see `curve_evolution`; None for methods without one.
+        scale: what `audio` was multiplied by, for the RMS of the input, from the scale that a known distortion fixes.
     """
 
     audio: np.ndarray
@@ -98,6 +99,7 @@ class Restoration:
     prior_scores: dict[str, float] = field(default_factory=dict)
     restored_band_hz: float | None = None
     evolution: tuple[np.ndarray, np.ndarray] | None = None
+    scale: float = 1.0
 
 
 def restore(
@@ -149,6 +151,7 @@ def restore(
         prior_scores=choice.scores,
         restored_band_hz=fit.restored_band_hz,
         evolution=curve_evolution(fit, gain),
+        scale=gain * fit.observation_gain,
     )
 
 
@@ -236,20 +239,24 @@ def restore_blocks(
         if config.above_band == "drop" or recording.sample_rate <= prior.sample_rate:
             return pieces
         observations = {c: recording.read(starts[c], length) * (polarity * gain) for c in chunks}
-        return {c: piece + _above_band(observations[c], recording.sample_rate, prior) for c, piece in pieces.items()}
+        return {
+            c: piece + above_band(observations[c], recording.sample_rate, prior.sample_rate)
+            for c, piece in pieces.items()
+        }
 
     ready = finished(calls[0], restored)
-    tail = np.zeros((channels, 0), dtype=np.float32)
-    pending = calls[1:]
-    for chunk, start in enumerate(starts):
-        if chunk not in ready:
-            y = observed(pending[0])
-            restored = _refine(run(pending[0], y, curve, None).audio, y, increasing, settings)
-            ready |= finished(pending.pop(0), restored)
-        piece = cross_fade(tail, ready.pop(chunk))
-        end = starts[chunk + 1] if chunk + 1 < len(starts) else recording.frames
-        emit(piece[:, : end - start])
-        tail = piece[:, end - start :]
+
+    def pieces() -> Iterator[np.ndarray]:
+        pending = calls[1:]
+        for chunk in range(len(starts)):
+            if chunk not in ready:
+                y = observed(pending[0])
+                restored = _refine(run(pending[0], y, curve, None).audio, y, increasing, settings)
+                ready.update(finished(pending.pop(0), restored))
+            yield ready.pop(chunk)
+
+    for block in joined(pieces(), starts, recording.frames):
+        emit(block)
     cost = tuple(first.cost.mean(1).tolist())
     band = min(recording.sample_rate, prior.sample_rate) / 2
     curves = np.reshape(noted, (-1, _NOTED_POINTS))
@@ -328,12 +335,6 @@ def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
     return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
 
 
-def _from_rate(piece: np.ndarray, prior: Prior, sample_rate: int, length: int) -> np.ndarray:
-    """From the prior's rate back to `length` samples at `sample_rate`."""
-    back = audio_io.resample(piece, prior.sample_rate, sample_rate)[:, :length]
-    return np.pad(back, ((0, 0), (0, length - back.shape[1])))
-
-
 def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: SamplerSettings) -> Tensor:
     """The sparsest signals [batch, time] that explain `y`, near the samples `x`; just `x` if no curve is given."""
     if increasing is None:
@@ -346,13 +347,7 @@ def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: 
 def _chunks(restored: Tensor, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
     """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
     pieces = restored.cpu().numpy().reshape(-1, recording.channels, restored.shape[1])
-    return [_from_rate(piece, prior, recording.sample_rate, length) for piece in pieces]
-
-
-def _above_band(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
-    """What of `piece` [channels, time] is lost at the prior's rate: the complement of what `_chunks` fills."""
-    within = _to_rate(piece, sample_rate, prior)
-    return piece - _from_rate(within, prior, sample_rate, piece.shape[1])
+    return [from_rate(piece, prior.sample_rate, recording.sample_rate, length) for piece in pieces]
 
 
 def _at_level(known: Distortion, gain: float, x: Tensor) -> Tensor:
