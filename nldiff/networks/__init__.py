@@ -1,6 +1,9 @@
 """Score networks by name; a new one is a class and a line in this table."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import nn
 
 from nldiff.errors import NldiffError
 from nldiff.networks.cqtunet import CQTUNet
@@ -9,6 +12,8 @@ from nldiff.networks.ncsnpp import NCSNpp
 
 NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet, "ncsnpp": NCSNpp}
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
 
 def make_network(name: str = "", **arguments: Any) -> ScoreNetwork:
     """Build a score network from its name and constructor arguments.
@@ -16,9 +21,14 @@ def make_network(name: str = "", **arguments: Any) -> ScoreNetwork:
     Raises:
         NldiffError: the name is missing or unknown, or an argument is not one of the constructor's.
     """
-    if name not in NETWORKS:
-        raise NldiffError(f"unknown network '{name}' (known: {', '.join(NETWORKS)})")
+    return make_from_table(NETWORKS, name, arguments)
+
+
+def make_from_table(table: Mapping[str, type[_Network]], name: str, arguments: Mapping[str, Any]) -> _Network:
+    """Build the network called `name` in `table`; raises as `make_network`."""
+    if name not in table:
+        raise NldiffError(f"unknown network '{name}' (known: {', '.join(table)})")
     try:
-        return NETWORKS[name](**arguments)
+        return table[name](**arguments)
     except (TypeError, ValueError) as error:
         raise NldiffError(f"network '{name}': {error}") from error
