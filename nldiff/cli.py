@@ -21,7 +21,8 @@ from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior
 from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
-from nldiff.training import StepReport, TrainingConfig, train
+from nldiff.training import TrainingConfig, train
+from nldiff.training_loop import StepReport
 from nldiff.waveshapers import WAVESHAPERS
 
 _FAILED, _INTERRUPTED = 1, 130

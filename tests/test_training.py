@@ -23,15 +23,8 @@ from nldiff.diffusion import EDMDenoiser
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.priors import load_prior
-from nldiff.training import (
-    StepReport,
-    TrainingConfig,
-    item_noise,
-    learning_rate,
-    segment_length,
-    train,
-    validate,
-)
+from nldiff.training import TrainingConfig, item_noise, train, validate
+from nldiff.training_loop import StepReport, learning_rate, segment_length
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")

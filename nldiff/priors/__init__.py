@@ -1,23 +1,20 @@
 """Saved priors: one safetensors file holds weights, network configuration, sample rate, level and settings."""
 
-import json
 from dataclasses import dataclass, field
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from nldiff.audio import atomic_path
 from nldiff.diffusion import EDMDenoiser
-from nldiff.errors import NldiffError
 from nldiff.networks import make_network
+from nldiff.weight_files import FileKind
 
 SHIPPED = ("guitar", "speech")
-_FORMAT = "nldiff-prior-1"
+_FILES = FileKind(
+    "prior", "priors", SHIPPED, frozenset({"network", "sample_rate", "sigma_data", "sigma_min"}), make_network
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,7 @@ def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
 
     `config` holds at least `network` (name and arguments), `sample_rate`, `sigma_data` and `sigma_min`.
     """
-    tensors = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "config": json.dumps(config)})
+    _FILES.save(path, network, config)
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Prior:
@@ -76,13 +71,12 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dty
     Raises:
         NldiffError: unknown name, missing, corrupted or foreign file.
     """
-    if str(name_or_path) in SHIPPED:
-        with as_file(files("nldiff.priors") / f"{name_or_path}.safetensors") as path:
-            return _load(path, torch.device(device), dtype)
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise NldiffError(f"unknown prior '{name_or_path}': neither a file nor one of: {', '.join(SHIPPED)}")
-    return _load(path, torch.device(device), dtype)
+    name, network, config = _FILES.load(name_or_path)
+    device = torch.device(device)
+    network.to(device).eval()
+    network.freeze(dtype or fast_dtype(device))
+    denoiser = EDMDenoiser(network, config["sigma_data"])
+    return Prior(name, denoiser, config["sample_rate"], config["sigma_data"], config["sigma_min"], config)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -91,33 +85,4 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         NldiffError: the file is not a prior of this library.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise NldiffError(f"prior {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if metadata.get("format") != _FORMAT:
-        raise NldiffError(f"{path} is not an nldiff prior (format '{metadata.get('format')}')")
-    try:
-        config = json.loads(metadata.get("config", ""))
-    except json.JSONDecodeError as error:
-        raise NldiffError(f"prior {path} is damaged: its configuration is not JSON") from error
-    missing = {"network", "sample_rate", "sigma_data", "sigma_min"}.difference(config)
-    if missing:
-        raise NldiffError(f"prior {path} is damaged: its configuration lacks {', '.join(sorted(missing))}")
-    return config
-
-
-def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> Prior:
-    config = read_config(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
-        network = make_network(**config["network"])
-        network.load_state_dict(weights)
-    except (SafetensorError, OSError, RuntimeError, NldiffError) as error:
-        raise NldiffError(f"prior {path} is damaged: {str(error).splitlines()[0]}") from error
-    network.to(device).eval()
-    network.freeze(dtype or fast_dtype(device))
-    denoiser = EDMDenoiser(network, config["sigma_data"])
-    return Prior(path.stem, denoiser, config["sample_rate"], config["sigma_data"], config["sigma_min"], config)
+    return _FILES.read_config(path)
