@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_INPUT := examples/guit_em9_distorted.flac
 DEMO_OUTPUT := out/demo
-SOURCES := nldiff tests train_prior.py infer.py docs $(wildcard benchmarks)
+SOURCES := nldiff tests train_prior.py train_baseline.py infer.py docs $(wildcard benchmarks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 

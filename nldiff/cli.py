@@ -1,4 +1,4 @@
-"""Command line: `nldiff restore` (also `infer.py`), `train` (also `train_prior.py`), `evaluate` and `report`."""
+"""Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`."""
 
 import argparse
 import os
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -21,16 +22,24 @@ from nldiff.files import Outputs, restore_file, scratch_folder
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior
 from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
+from nldiff.supervised import SupervisedConfig, train_supervised
 from nldiff.training import TrainingConfig, train
-from nldiff.training_loop import StepReport
+from nldiff.training_loop import LoopConfig, StepReport
 from nldiff.waveshapers import WAVESHAPERS
 
 _FAILED, _INTERRUPTED = 1, 130
+_Config = TypeVar("_Config", bound=LoopConfig)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `nldiff` command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
-    commands = {"restore": infer_main, "train": train_main, "evaluate": evaluate_main, "report": report_main}
+    commands = {
+        "restore": infer_main,
+        "train": train_main,
+        "train-baseline": train_baseline_main,
+        "evaluate": evaluate_main,
+        "report": report_main,
+    }
     parser = argparse.ArgumentParser(
         prog="nldiff",
         description=nldiff.__doc__,
@@ -41,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "command",
         choices=commands,
-        help="restore recordings, train a prior, run an experiment, or build its listening page",
+        help="restore recordings, train a prior or a comparison network, run an experiment, build its listening page",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -58,8 +67,17 @@ def infer_main(arguments: Sequence[str] | None = None, prog: str = "infer.py") -
 def train_main(arguments: Sequence[str] | None = None, prog: str = "train_prior.py") -> int:
     """Entry point of `train_prior.py` and of `nldiff train`."""
     parser = argparse.ArgumentParser(prog=prog, description="Train a prior on clean audio.", allow_abbrev=False)
-    add_train_arguments(parser)
+    add_train_arguments(parser, "configs/train")
     return _guarded(train_command, parser.parse_intermixed_args(arguments))
+
+
+def train_baseline_main(arguments: Sequence[str] | None = None, prog: str = "train_baseline.py") -> int:
+    """Entry point of `train_baseline.py` and of `nldiff train-baseline`."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Train a comparison network on distorted and clean audio.", allow_abbrev=False
+    )
+    add_train_arguments(parser, "configs/baselines")
+    return _guarded(train_baseline_command, parser.parse_intermixed_args(arguments))
 
 
 def evaluate_main(arguments: Sequence[str] | None = None, prog: str = "nldiff evaluate") -> int:
@@ -111,9 +129,9 @@ def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `nldiff train`."""
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="YAML file, see configs/train")
+def add_train_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
+    """Options of `nldiff train` and `nldiff train-baseline`; `examples` is a folder of configurations."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"YAML file, see {examples}")
     parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
@@ -167,21 +185,12 @@ def restore_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """Train the prior that the configuration describes."""
-    config = load_config(TrainingConfig, options.config, options.overrides)
-    # torchrun starts this in every process; one of them talks.
-    quiet = options.quiet or os.environ.get("RANK", "0") != "0"
-    with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+    return _train(options, TrainingConfig, train)
 
-        def on_step(report: StepReport) -> None:
-            if bar.n == 0:
-                bar.initial = bar.n = report.step - 1  # a resumed run: its speed is counted from here
-            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
-            bar.update()
 
-        path = train(config, options.resume, on_step)
-    if not quiet:
-        print(path)
-    return 0
+def train_baseline_command(options: argparse.Namespace) -> int:
+    """Train the comparison network that the configuration describes."""
+    return _train(options, SupervisedConfig, train_supervised)
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
@@ -226,6 +235,29 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+
+
+def _train(
+    options: argparse.Namespace,
+    schema: type[_Config],
+    training: Callable[[_Config, bool, Callable[[StepReport], None]], Path],
+) -> int:
+    """Run a training with a progress bar."""
+    config = load_config(schema, options.config, options.overrides)
+    # torchrun starts this in every process; one of them talks.
+    quiet = options.quiet or os.environ.get("RANK", "0") != "0"
+    with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+
+        def on_step(report: StepReport) -> None:
+            if bar.n == 0:
+                bar.initial = bar.n = report.step - 1  # a resumed run: its speed is counted from here
+            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+            bar.update()
+
+        path = training(config, options.resume, on_step)
+    if not quiet:
+        print(path)
+    return 0
 
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
