@@ -5,12 +5,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import plucked
 from torch import Tensor, nn
 
+from nldiff.baselines.crafx import AdaptiveActivation, CRAFx, cosine_filters
 from nldiff.baselines.demucs import Demucs, double_rate, halve_rate
+from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
 from nldiff.baselines.networks import NETWORKS, make_network
+from nldiff.baselines.open_unmix import OpenUnmix
 from nldiff.baselines.wave_unet import WaveUNet, interpolate
 from nldiff.errors import NldiffError
+from nldiff.metrics.sdr import sdr, si_sdr
 
 # One entry or more for every name in the table; `test_every_network_is_tested` keeps it complete.
 TINY: dict[str, dict[str, Any]] = {
@@ -18,6 +23,8 @@ TINY: dict[str, dict[str, Any]] = {
     "demucs-causal": {"name": "demucs", "hidden": 4, "depth": 3, "causal": True, "resample": 2, "residual": True},
     "demucs-resampled": {"name": "demucs", "hidden": 4, "depth": 3, "kernel": 9, "resample": 4},
     "wave-unet": {"name": "wave-unet", "levels": 5, "channels": 4},
+    "umx": {"name": "umx", "hidden": 16, "layers": 2, "n_fft": 64, "hop": 16},
+    "crafx": {"name": "crafx", "filters": 4, "frame": 256, "context": 1},
 }
 
 
@@ -97,6 +104,12 @@ def test_every_input_and_parameter_has_a_gradient(tiny: str) -> None:
         ("demucs", {"hidden": 32, "depth": 3}, 0.94e6, 0.01),
         ("demucs", {"hidden": 32, "depth": 4, "max_hidden": 192}, 2.35e6, 0.01),
         ("wave-unet", {}, 0.98e6, 0.01),
+        # By hand, 513 bins and width h: 4 statistics; h * 513 in and h * (513 + 2 h) out; norms; a bias; and three LSTM
+        # layers of two directions and four gates, with h inputs, h / 2 states and two biases.
+        ("umx", {}, 4 * 513 + 256 * (2 * 513 + 512 + 4) + 513 + 24 * 128 * (256 + 128 + 2), 0),
+        ("umx", {"hidden": 512}, 4 * 513 + 512 * (2 * 513 + 1024 + 4) + 513 + 24 * 256 * (512 + 256 + 2), 0),
+        # Filters, smoothing; LSTM layers of 288, 128, 64 inputs; two activations; dense layers; gates.
+        ("crafx", {}, 32 * 64 + 32 * 129 + 8 * (64 * 354 + 32 * 162 + 16 * 82) + 2 * 32 * 27 + 2400 + 33312, 0),
     ],
 )
 def test_parameter_counts(name: str, arguments: dict[str, Any], expected: float, tolerance: float) -> None:
@@ -112,6 +125,9 @@ def test_parameter_counts(name: str, arguments: dict[str, Any], expected: float,
         ({"name": "demucs", "width": 9}, "unexpected keyword argument 'width'"),
         ({"name": "wave-unet", "levels": 0}, "0 levels of 13 channels"),
         ({"name": "wave-unet", "up_kernel": 4}, "kernels 15 and 4: odd numbers"),
+        ({"name": "umx", "hidden": 15}, "hidden 15: an even number"),
+        ({"name": "umx", "hop": 600}, "n_fft 1024 and hop 600: even numbers"),
+        ({"name": "crafx", "frame": 1000}, "frame 1000, context 4: an even number, a multiple of 128"),
     ],
     ids=str,
 )
@@ -236,3 +252,273 @@ def test_wave_unet_by_hand() -> None:
     x = torch.cat([padded, convolve(torch.cat([skip, torch.from_numpy(up)]), "decoder.0")])
     expected = weights["output.weight"][:, :, 0] @ x + weights["output.bias"]
     torch.testing.assert_close(network(y), expected[:, :7])
+
+
+@pytest.mark.parametrize("samples", [1, 15, 640, 1001])
+@torch.no_grad()
+def test_umx_with_a_mask_of_one_returns_its_input(samples: int) -> None:
+    torch.manual_seed(0)
+    network = OpenUnmix(8, 1, n_fft=64, hop=16)
+    network.output_scale.zero_()
+    y = noise(2, samples)
+    torch.testing.assert_close(network(y), y)
+    network.output_mean.fill_(1.5)
+    torch.testing.assert_close(network(y), 1.5 * y)
+    network.output_mean.fill_(-1.0)
+    assert not network(y).any()
+
+
+@torch.no_grad()
+def test_umx_scales_bins_and_keeps_their_phase() -> None:
+    torch.manual_seed(0)
+    network = OpenUnmix(8, 1, n_fft=64, hop=16)
+    network.output_scale.zero_()
+    network.output_mean.zero_()
+    network.output_mean[:8] = 1.0  # up to 7 / 64 cycles per sample
+    low, high = sine(3 / 64, torch.arange(640)), sine(20 / 64, torch.arange(640))
+    # The middle: at the ends the padding with zeros makes the tones wide.
+    torch.testing.assert_close(network(low + high)[:, 64:-64], low[:, 64:-64], rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_umx_by_hand() -> None:
+    torch.manual_seed(0)
+    network = OpenUnmix(4, 1, n_fft=16, hop=8)
+    for parameter in network.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    weights = dict(network.named_parameters())
+    y = noise(1, 40)
+    spectrum = network.spectrogram.forward(y)[0].T  # frames, bins
+
+    def normalise(x: Tensor, name: str) -> Tensor:
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = (spectrum.abs() + weights["input_mean"]) * weights["input_scale"]
+    x = normalise(x @ weights["enter.0.weight"].T, "enter.1").tanh()
+    x = torch.cat([x, network.lstm(x)[0]], 1)
+    x = normalise(x @ weights["leave.0.weight"].T, "leave.1").clamp(min=0)
+    x = x @ weights["leave.3.weight"].T + weights["leave.3.bias"]
+    mask = (x * weights["output_scale"] + weights["output_mean"]).clamp(min=0)
+    torch.testing.assert_close(network(y), network.spectrogram.inverse((mask * spectrum).T[None]))
+
+
+def activation(value: float, slope: float, changes: list[float]) -> AdaptiveActivation:
+    """Two channels, the second of which is the first plus 1."""
+    function = AdaptiveActivation(2, len(changes))
+    with torch.no_grad():
+        function.value.copy_(torch.tensor([value, value + 1]))
+        function.slope.fill_(slope)
+        function.slope_change.copy_(torch.tensor([changes, changes]))
+    return function
+
+
+@torch.no_grad()
+def test_adaptive_activation_by_hand() -> None:
+    # From 0.5 at -1 with slope 1, growing to 3 at 0 (mean 2) and falling to -1 at 1 (mean 1); straight lines outside.
+    function = activation(0.5, 1.0, [2.0, -4.0])
+    x = torch.tensor([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 5.0])
+    expected = torch.tensor([-1.5, -0.5, 0.5, 1.25, 2.5, 3.5, 3.5, 2.5, -0.5])
+    torch.testing.assert_close(function(x.expand(1, 2, -1))[0], torch.stack([expected, expected + 1]))
+
+
+@torch.no_grad()
+def test_adaptive_activation_against_numerical_integration() -> None:
+    changes = noise(25, seed=3).tolist()
+    function = activation(0.3, -0.7, changes)
+    x = torch.linspace(-1.5, 1.5, 30001, dtype=torch.float64)
+    slopes = np.interp(x.numpy(), np.linspace(-1, 1, 26), -0.7 + np.append(0, np.cumsum(changes)))
+    integral = np.append(0, np.cumsum((slopes[1:] + slopes[:-1]) / 2 * 1e-4))
+    expected = 0.3 + integral - integral[5000]  # x = -1
+    values = function.double()(x.expand(1, 2, -1))[0, 0].numpy()
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+    # Neither value nor slope jumps at a break point: along 1e-4 the slope changes by max |change| 1e-4 / 0.08 at most.
+    assert np.abs(np.diff(values, 2)).max() < 1.01 * np.abs(changes).max() / 0.08 * 1e-8
+
+
+def test_adaptive_activation_gradients() -> None:
+    function = activation(0.3, -0.7, noise(5, seed=3).tolist()).double()
+    x = torch.tensor([-2.0, -0.9, -0.5, -0.1, 0.3, 0.7, 1.7], dtype=torch.float64).expand(2, 2, -1).clone()
+    parameters = list(function.parameters())
+
+    def apply(x: Tensor, *_: Tensor) -> Tensor:
+        return function(x)
+
+    assert torch.autograd.gradcheck(apply, (x.requires_grad_(), *parameters))
+
+
+def test_adaptive_activation_starts_as_a_straight_line() -> None:
+    x = noise(2, 3, 50)
+    torch.testing.assert_close(AdaptiveActivation(3)(x), x)
+    torch.testing.assert_close(AdaptiveActivation(3, offset=1.0)(x), 1 + x)
+
+
+@pytest.mark.parametrize("bands", [4, 32])
+def test_power_responses_of_the_filters_add_up_to_one(bands: int) -> None:
+    responses = torch.fft.rfft(cosine_filters(bands).double(), n=512)
+    torch.testing.assert_close(responses.abs().square().sum(0), torch.ones(257, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 128, 700])
+@torch.no_grad()
+def test_crafx_with_constant_gains_returns_its_input(samples: int) -> None:
+    torch.manual_seed(0)
+    network = CRAFx(4, frame=256, context=1)
+    for function, value in ((network.gain, 1.5), (network.shape[-1], 0.0)):
+        assert isinstance(function, AdaptiveActivation)
+        function.value.fill_(value)
+        function.slope.zero_()
+    y = noise(2, samples)
+    torch.testing.assert_close(network(y), 1.5 * y)
+
+
+@torch.no_grad()
+def test_crafx_frames_and_gates_by_hand() -> None:
+    torch.manual_seed(0)
+    network = CRAFx(4, frame=256, context=1)
+    envelopes = noise(1, 4, 6).abs()  # 3 hops of 2 values each
+    bias = network.smooth.bias
+    assert bias is not None
+    silence = F.softplus(bias)[:, None].expand(-1, 4)
+    padded = torch.cat([silence, envelopes[0], silence], dim=1)
+    gains = network.recur(envelopes)
+    assert gains.shape == (1, 4, 4, 4)
+    for frame in range(4):
+        # Frame m begins at value 2 m - 2 of the signal, that is 2 m + 2 here; its neighbours 2 values before and after.
+        x = torch.cat([padded[:, 2 * frame + 2 + shift :][:, :4] for shift in (-2, 0, 2)])[None].transpose(1, 2)
+        for lstm in network.lstms:
+            x = lstm(x)[0]
+        torch.testing.assert_close(gains[0, frame], 1 + x[0].T)
+
+    shaped = noise(1, 4, 3 * 128)
+    means = shaped[0].abs().reshape(4, 3, 128).mean(2)
+    middle = torch.stack([means[:, 0], (means[:, 0] + means[:, 1]) / 2, (means[:, 1] + means[:, 2]) / 2, means[:, 2]])
+    torch.testing.assert_close(network.gates(shaped)[0, :, :, 0], network.excite(middle))
+
+    # Values in the middle of steps: Hann windows of 4 steps are at sin^2 of 22.5 and 67.5 degrees there.
+    frames = noise(1, 4, 4, 4, seed=1)
+    faded = network.cross_fade(frames)
+    low, high = math.sin(math.pi / 8) ** 2, math.cos(math.pi / 8) ** 2
+    torch.testing.assert_close(faded[0, :, 2], high * frames[0, 1, :, 2] + low * frames[0, 2, :, 0])
+    torch.testing.assert_close(faded[0, :, 3], low * frames[0, 1, :, 3] + high * frames[0, 2, :, 1])
+
+
+@torch.no_grad()
+def test_crafx_knows_its_context_only() -> None:
+    torch.manual_seed(0)
+    network = CRAFx(4, frame=256, context=1)
+    y = noise(1, 2000)
+    change = y.clone()
+    change[:, 1200:] = noise(1, 800, seed=1)
+    difference = (network(change) - network(y)).abs()[0]
+    # Two hops of a frame and one of its neighbour; filters reach 4 + 8 samples.
+    assert not difference[: 1200 - 3 * 128 - 12].any()
+    assert difference[: 1200 - 128].any()
+
+
+@torch.no_grad()
+def test_crafx_by_hand() -> None:
+    torch.manual_seed(0)
+    network = CRAFx(2, frame=128, context=0)
+    y = noise(1, 100)
+    padded = F.pad(0.2 * y, (2, 26))  # 2 hops of 64 samples
+    # Centred filters, so that their reversal in time has no delay: taps -1 ... 2 and -3 ... 4.
+    bands = torch.einsum("tk,ck->ct", F.pad(padded, (1, 2))[0].unfold(0, 4, 1), network.filters[:, 0])
+    smoothed = torch.einsum("ctk,ck->ct", F.pad(bands.abs(), (3, 4)).unfold(1, 8, 1), network.smooth.weight[:, 0])
+    assert network.smooth.bias is not None
+    envelopes = F.softplus(smoothed + network.smooth.bias[:, None]).reshape(2, 2, 64).amax(2)
+    x = bands * network.cross_fade(network.recur(envelopes[None]))[0].repeat_interleave(64, dim=1)
+    shaped = network.shape(x[None])
+    x = x + (shaped * network.cross_fade(network.gates(shaped)).repeat_interleave(64, dim=2))[0]
+    expected = torch.zeros(131)
+    for band in range(2):
+        expected += torch.from_numpy(np.convolve(x[band].numpy(), network.filters[band, 0].numpy()))
+    torch.testing.assert_close(network(y)[0], expected[1 + 2 : 1 + 2 + 100] / 0.2)
+
+
+def test_ideal_ratio_mask_takes_magnitudes_from_one_and_phases_from_the_other() -> None:
+    clean = noise(2, 1001)
+    torch.testing.assert_close(ideal_ratio_mask(clean, clean, 64, 16), clean)
+    torch.testing.assert_close(ideal_ratio_mask(clean, 3 * clean, 64, 16), clean)
+    torch.testing.assert_close(ideal_ratio_mask(clean, -0.1 * clean, 64, 16), -clean)
+    assert not ideal_ratio_mask(torch.zeros(1, 50), noise(1, 50), 64, 16).any()
+
+
+def test_ideal_ratio_mask_improves_a_noisy_mixture() -> None:
+    clean = torch.from_numpy(plucked(1.0, 8000))[None]
+    noisy = clean + 0.05 * noise(1, 8000)
+    before, after = si_sdr(clean, noisy), si_sdr(clean, ideal_ratio_mask(clean, noisy))
+    assert float(after[0]) > float(before[0]) + 5
+
+
+def test_ideal_ratio_mask_raises_peaks() -> None:
+    clean = torch.from_numpy(plucked(1.0, 8000))[None]
+    clipped = clean.clamp(-0.1, 0.1)
+    restored = ideal_ratio_mask(clean, clipped)
+    assert float(sdr(clean, restored)[0]) > float(sdr(clean, clipped)[0]) + 5
+    assert float(restored.abs().max()) > 0.3  # a mask of at most 1 would stay near 0.1
+
+
+@pytest.mark.parametrize(
+    ("observed", "hop", "reason"),
+    [((1, 90), 16, r"clean \(1, 100\) and observed \(1, 90\)"), ((1, 100), 33, "n_fft 64 and hop 33")],
+)
+def test_ideal_ratio_mask_refuses(observed: tuple[int, int], hop: int, reason: str) -> None:
+    with pytest.raises(NldiffError, match=reason):
+        ideal_ratio_mask(noise(1, 100), noise(*observed), 64, hop)
+
+
+def unit_rms(x: Tensor) -> Tensor:
+    return x / x.square().mean(1, keepdim=True).sqrt()
+
+
+def added_harmonics() -> tuple[Tensor, Tensor]:
+    """Decaying tones and the same with odd harmonics, 15 dB; a mask can separate them."""
+    t, f = torch.arange(4000) / 8000, torch.tensor([[220.0], [330.0]])
+    clean = unit_rms(torch.sin(2 * math.pi * f * t) * (0.2 + torch.exp(-3 * t)))
+    return clean, clean - 0.25 * torch.sin(6 * math.pi * f * t) + 0.1 * torch.sin(10 * math.pi * f * t)
+
+
+def clipped_strings() -> tuple[Tensor, Tensor]:
+    """Strings, clipped at 1.2 times their RMS, 12 dB; needs the phase as well."""
+    clean = unit_rms(torch.from_numpy(np.stack([plucked(0.5, 8000, seed) for seed in (0, 1)])))
+    return clean, unit_rms(clean.clamp(-1.2, 1.2))
+
+
+FITTING: dict[str, dict[str, Any]] = {
+    "demucs": {"name": "demucs", "hidden": 16, "depth": 3, "max_hidden": 32, "resample": 1},
+    "demucs-residual": {"name": "demucs", "hidden": 16, "depth": 3, "max_hidden": 32, "resample": 1, "residual": True},
+    "wave-unet": {"name": "wave-unet", "levels": 5, "channels": 8},
+    "umx": {"name": "umx", "hidden": 64, "layers": 2, "n_fft": 256, "hop": 64},
+    "crafx": {"name": "crafx", "filters": 16, "frame": 512, "context": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("setting", "task", "steps"),
+    [
+        ("demucs", clipped_strings, 600),
+        ("demucs-residual", clipped_strings, 600),
+        ("wave-unet", clipped_strings, 600),
+        ("umx", added_harmonics, 200),
+        ("crafx", added_harmonics, 100),
+        pytest.param("crafx", clipped_strings, 2000, marks=pytest.mark.slow),
+    ],
+)
+def test_a_batch_can_be_learned(setting: str, task: Any, steps: int) -> None:
+    torch.manual_seed(0)
+    (clean, observed), network = task(), make_network(**FITTING[setting])
+    optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+    assert sdr(clean, observed).mean() < 16
+    reached = 0.0
+    for _ in range(steps):
+        estimate = network(observed)
+        reached = float(sdr(clean, estimate.detach()).mean())
+        if reached > 25:
+            break
+        error = (clean - estimate).square().sum(1) / clean.square().sum(1)
+        optimiser.zero_grad()
+        (10 * torch.log10(error)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+    assert reached > 25

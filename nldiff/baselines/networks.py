@@ -4,11 +4,13 @@ from typing import Any
 
 from torch import nn
 
+from nldiff.baselines.crafx import CRAFx
 from nldiff.baselines.demucs import Demucs
+from nldiff.baselines.open_unmix import OpenUnmix
 from nldiff.baselines.wave_unet import WaveUNet
 from nldiff.networks import make_from_table
 
-NETWORKS: dict[str, type[nn.Module]] = {"demucs": Demucs, "wave-unet": WaveUNet}
+NETWORKS: dict[str, type[nn.Module]] = {"demucs": Demucs, "wave-unet": WaveUNet, "umx": OpenUnmix, "crafx": CRAFx}
 
 
 def make_network(name: str = "", **arguments: Any) -> nn.Module:

@@ -1,0 +1,181 @@
+"""CRAFx: an adaptive filter bank, an LSTM on its envelopes, and a trainable nonlinearity before the synthesis.
+
+Martínez-Ramírez, Benetos and Reiss, "A general-purpose deep learning approach to model time-varying audio effects"
+(2019) and "Deep learning for black-box modeling of audio effects" (2020); used for the removal of distortion by Imort
+et al. 2022 (sec. 4).
+
+What differs from the published network: the filters run over the whole signal, and where frames overlap, what the
+network made of each frame (the latent signals and the gates) is cross-faded before it is applied, not the audio
+afterwards. This saves most of the work; where the network is linear the result is the same but for the edges of
+frames. The published front end is trained beforehand to reconstruct its input; here it starts as a filter bank that
+does so exactly. The last LSTM keeps its tanh, which fits the range of the activation after it. There is no dropout.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_STEP = 64  # samples from one value of the envelopes to the next
+# Inside, the input has this RMS, so that samples up to 14 dB above it stay within the +-1 of the activation functions.
+_LEVEL = 0.2
+
+
+class AdaptiveActivation(nn.Module):
+    """Smooth adaptive activation functions (SAAF; Hou et al. 2017), one per channel: piecewise quadratic, trainable.
+
+    [-1, 1] is divided into `intervals`; value and slope are continuous, and the function goes on as a straight line
+    outside. `value` and `slope` [channel] hold at -1, `slope_change` [channel, interval] is by how much the slope
+    grows along every interval. Starts as `offset` + x.
+    """
+
+    def __init__(self, channels: int, intervals: int = 25, offset: float = 0.0) -> None:
+        super().__init__()
+        self.intervals = intervals
+        self.value = nn.Parameter(torch.full((channels,), offset - 1.0))
+        self.slope = nn.Parameter(torch.ones(channels))
+        self.slope_change = nn.Parameter(torch.zeros(channels, intervals))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` [batch, channels, time] -> same shape."""
+        channels, density = len(self.value), self.intervals / 2
+        # Pieces are numbered from 0, left of the intervals, to `intervals` + 1, right of them.
+        first_row = torch.arange(channels, device=x.device, dtype=torch.int32)[:, None] * (self.intervals + 2)
+        with torch.no_grad():
+            piece = (x * density).add_(density + 1).clamp_(0, self.intervals + 1).int()
+        constant, linear, quadratic = F.embedding(piece.add_(first_row), self._pieces()).unbind(-1)
+        return constant + x * (linear + x * quadratic)
+
+    def _pieces(self) -> Tensor:
+        """Coefficients of 1, x and x^2, [channels * (intervals + 2), 3]."""
+        width = 2 / self.intervals
+        start = torch.arange(self.intervals + 1, device=self.value.device, dtype=self.value.dtype) * width - 1
+        slope = self.slope[:, None] + F.pad(self.slope_change.cumsum(1), (1, 0))  # at all break points
+        rise = (slope[:, 1:] + slope[:, :-1]) * (width / 2)
+        value = self.value[:, None] + F.pad(rise.cumsum(1), (1, 0))
+        quadratic = F.pad(self.slope_change / (2 * width), (0, 1))
+        # value + slope (x - start) + quadratic (x - start)^2
+        constant = value - slope * start + quadratic * start**2
+        pieces = torch.stack([constant, slope - 2 * quadratic * start, quadratic], dim=-1)
+        left = torch.stack([self.value + self.slope, self.slope, torch.zeros_like(self.slope)], dim=-1)
+        return torch.cat([left[:, None], pieces], dim=1).flatten(0, 1)
+
+
+class CRAFx(nn.Module):
+    """Convolutional recurrent network for audio effects, on overlapping frames that know their neighbours.
+
+    Front end: `filters` bands by a convolution of 2 `filters` samples; their magnitudes, smoothed by another filter
+    each (4 `filters` samples, softplus), are pooled to envelopes of one value in 64 samples. Latent space: the
+    envelopes of 2 `context` + 1 frames go through three bidirectional LSTM layers (64, 32 and 16 units for 32 filters)
+    and a trained activation. Back end: the result multiplies the bands; dense layers with another trained activation
+    and a gate per frame and band (squeeze-and-excitation) add the nonlinearity; the filters of the front end, reversed
+    in time, make audio of it. Untrained, the gain of the bands is near 1.
+
+    Args:
+        filters: number of bands, even; 32 in the paper.
+        frame: length of a frame, samples, a multiple of 128; frames begin every `frame` / 2 samples.
+        context: frames before and after.
+    """
+
+    def __init__(self, filters: int = 32, frame: int = 4096, context: int = 4) -> None:
+        super().__init__()
+        if filters < 2 or filters % 2 or frame < 2 * _STEP or frame % (2 * _STEP) or context < 0:
+            raise ValueError(
+                f"filters {filters}, frame {frame}, context {context}: "
+                f"an even number, a multiple of {2 * _STEP} and at least 0 expected"
+            )
+        self.hop, self.context = frame // 2, context
+        self.filters = nn.Parameter(cosine_filters(filters)[:, None])
+        self.smooth = nn.Conv1d(filters, filters, 4 * filters, groups=filters)
+        widths = [filters * (2 * context + 1), 4 * filters, 2 * filters, filters]
+        self.lstms = nn.ModuleList(
+            nn.LSTM(inputs, outputs // 2, bidirectional=True, batch_first=True) for inputs, outputs in pairwise(widths)
+        )
+        self.gain = AdaptiveActivation(filters, offset=1.0)
+        self.shape = nn.Sequential(
+            nn.Conv1d(filters, filters, 1),
+            nn.Tanh(),
+            nn.Conv1d(filters, filters // 2, 1),
+            nn.Tanh(),
+            nn.Conv1d(filters // 2, filters // 2, 1),
+            nn.Tanh(),
+            nn.Conv1d(filters // 2, filters, 1),
+            AdaptiveActivation(filters),
+        )
+        self.excite = nn.Sequential(
+            nn.Linear(filters, 16 * filters), nn.ReLU(), nn.Linear(16 * filters, filters), nn.Sigmoid()
+        )
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`y` [batch, time] float32 at unit RMS -> [batch, time] float32; any length."""
+        samples, margin = y.shape[1], self.filters.shape[0]  # the bands of a click reach that far
+        padding = (margin, margin + -(samples + 2 * margin) % self.hop)
+        bands = self.analyse(F.pad(y * _LEVEL, padding))
+        x = _scale(bands, self.cross_fade(self.recur(self.envelopes(bands))))
+        shaped = self.shape(x)
+        x = x + _scale(shaped, self.cross_fade(self.gates(shaped)))
+        return self.synthesise(x)[:, margin : margin + samples] / _LEVEL
+
+    def analyse(self, y: Tensor) -> Tensor:
+        """`y` [batch, time] -> bands [batch, filters, time]."""
+        taps = self.filters.shape[2]
+        return F.conv1d(F.pad(y, (taps // 2 - 1, taps // 2))[:, None], self.filters)
+
+    def synthesise(self, bands: Tensor) -> Tensor:
+        """`bands` [batch, filters, time] -> [batch, time]; the adjoint of `analyse`."""
+        taps = self.filters.shape[2]
+        return F.conv_transpose1d(bands, self.filters)[:, 0, taps // 2 - 1 : -(taps // 2)]
+
+    def envelopes(self, bands: Tensor) -> Tensor:
+        """`bands` [batch, filters, time] -> [batch, filters, time / 64]."""
+        taps = self.smooth.kernel_size[0]
+        return F.max_pool1d(F.softplus(self.smooth(F.pad(bands.abs(), (taps // 2 - 1, taps // 2)))), _STEP)
+
+    def recur(self, envelopes: Tensor) -> Tensor:
+        """`envelopes` [batch, filters, hops * steps] -> gains [batch, hops + 1, filters, frame / 64].
+
+        Frames begin one hop before the signal, so that two of them cover every sample.
+        """
+        steps, bias = self.hop // _STEP, self.smooth.bias
+        assert bias is not None
+        # Beyond the ends of the signal, the envelopes of silence.
+        silence = F.softplus(bias)[None, :, None].expand(len(envelopes), -1, (self.context + 1) * steps)
+        frames = torch.cat([silence, envelopes, silence], dim=2).unfold(2, 2 * steps, steps)
+        x = frames.unfold(2, 2 * self.context + 1, 1).permute(0, 2, 3, 4, 1)  # batch, frame, step, context, filter
+        shape = x.shape[:2]
+        x = x.flatten(3).flatten(0, 1)
+        for lstm in self.lstms:
+            x = lstm(x)[0]
+        return self.gain(x.transpose(1, 2)).unflatten(0, shape)
+
+    def gates(self, shaped: Tensor) -> Tensor:
+        """`shaped` [batch, filters, hops * hop] -> gates [batch, hops + 1, filters, 1] from the mean magnitudes."""
+        means = F.pad(shaped.abs().unflatten(2, (-1, self.hop)).mean(3), (1, 1), mode="replicate")
+        return self.excite((means[..., 1:] + means[..., :-1]).transpose(1, 2) / 2)[..., None]
+
+    def cross_fade(self, frames: Tensor) -> Tensor:
+        """Hann windows: `frames` [batch, hops + 1, filters, frame / 64 or 1] -> [batch, filters, hops * hop / 64]."""
+        steps = self.hop // _STEP
+        frames = frames.expand(-1, -1, -1, 2 * steps)
+        times = torch.arange(steps, device=frames.device, dtype=frames.dtype) + 0.5
+        rising = torch.sin(math.pi / 2 * times / steps).square()
+        faded = frames[:, 1:, :, :steps] * rising + frames[:, :-1, :, steps:] * (1 - rising)
+        return faded.transpose(1, 2).flatten(2)
+
+
+def _scale(signals: Tensor, factors: Tensor) -> Tensor:
+    """`signals` [batch, filters, time] times `factors` [batch, filters, time / 64]."""
+    return (signals.unflatten(2, (-1, _STEP)) * factors[..., None]).flatten(2)
+
+
+def cosine_filters(bands: int) -> Tensor:
+    """Cosine-modulated filters [bands, 2 bands] with a sine window, those of the MDCT.
+
+    Filtering by each of them, then by its reversal in time, and adding all gives back the signal: their power
+    responses add up to 1.
+    """
+    n, k = torch.arange(2 * bands)[None], torch.arange(bands)[:, None]
+    phase = math.pi / bands * (n + 0.5 + bands / 2) * (k + 0.5)
+    return torch.sin(math.pi * (n + 0.5) / (2 * bands)) * torch.cos(phase) * math.sqrt(2) / bands
