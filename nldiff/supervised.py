@@ -30,6 +30,9 @@ _TINY = 1e-8
 class SupervisedConfig(LoopConfig):
     """Everything that defines the training of a comparison network; the fields of `configs/baselines/*.yaml`.
 
+    The defaults that differ from those of `LoopConfig` are eight crops of 2 s at 16 kHz a step, Adam without decay of
+    the weights, and no moving average.
+
     Attributes:
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
@@ -40,8 +43,21 @@ class SupervisedConfig(LoopConfig):
         stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
     """
 
+    sample_rate: int = 16000
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(3.0, 2.5, 2.0, True))
+    samples_per_step: int = 8 * 32000
+    segment_lengths: list[int] = field(default_factory=lambda: [32000])
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_steps: int = 5000
     weight_decay: float = 0.0
+    gradient_clip: float = 5.0
     ema_decay: float = 0.0
+    val_every: int = 250
+    val_length: int = 32000
+    checkpoint_every: int = 250
+    workers: int = 1
     level: float = 0.06
     distortions: list[dict[str, Any]] = field(default_factory=list)
     val_distortions: list[str] = field(default_factory=list)
@@ -127,28 +143,19 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
     path = Path(config.run_dir) / "baseline.safetensors"
     dtype = compute_dtype(config, device)
 
-    def estimate(network: nn.Module, y: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return apply_network(network, y).float()
-
     def losses(network: nn.Module, pairs: Tensor, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         x, y = pairs.unbind(dim=1)
-        losses = negative_sdr(x, estimate(network, y))
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            estimate = apply_network(network, y)
+        losses = negative_sdr(x, estimate.float())
         return losses, losses
-
-    @torch.no_grad()
-    def validate(network: nn.Module) -> list[float]:
-        estimates = [[estimate(network, y[None].to(device))[0].cpu() for _, y in pairs] for pairs in validation]
-        by_task = [float(sdr(p[:, 0], torch.stack(e)).mean()) for p, e in zip(validation, estimates, strict=True)]
-        blind = [float(si_sdr(p[:, 0], torch.stack(e)).mean()) for p, e in zip(validation, estimates, strict=True)]
-        return [-float(np.mean(by_task)), float(np.mean(blind)), *by_task]
 
     return Job(
         make_network=lambda: make_network(**config.network),
         data=Pairs(crops, config.distortions),
         losses=losses,
         columns=["loss", "si_sdr", *config.val_distortions],
-        validate=validate,
+        validate=lambda network: validate(network, validation, device),
         save=lambda network, step: save_baseline(path, network, baseline_config(config, step)),
         result=path,
         rate=lambda history: plateau_rate([row[0] for row in history], config.patience, config.stop_patience),
@@ -161,6 +168,18 @@ def validation_pairs(config: SupervisedConfig, tasks: Sequence[Task]) -> list[Te
     crops = Crops(config.val_data, config.sample_rate, config.level, Augmentation(), config.seed)
     clean = [crops[0, item, config.val_length] for item in range(config.val_items)]
     return [torch.stack([distorted_pair(x, config.sample_rate, task) for x in clean]) for task in tasks]
+
+
+@torch.no_grad()
+def validate(network: nn.Module, validation: Sequence[Tensor], device: torch.device) -> list[float]:
+    """Mean loss and SI-SDR over all of `validation_pairs`, then the mean SDR of each distortion; all in dB."""
+    by_task, scale_invariant = [], []
+    for pairs in validation:
+        # In float32 and one by one, as the network will be used.
+        estimates = torch.cat([apply_network(network, y[None].to(device)).cpu() for y in pairs[:, 1]])
+        by_task.append(float(sdr(pairs[:, 0], estimates).mean()))
+        scale_invariant.append(float(si_sdr(pairs[:, 0], estimates).mean()))
+    return [-float(np.mean(by_task)), float(np.mean(scale_invariant)), *by_task]
 
 
 def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
