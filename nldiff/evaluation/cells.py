@@ -1,6 +1,5 @@
 """Running the cells of one distorted clip: restore, score, keep the files."""
 
-import dataclasses
 import json
 import math
 import time
@@ -21,7 +20,7 @@ from nldiff.diffusion import karras_schedule
 from nldiff.errors import NldiffError
 from nldiff.evaluation.cases import Case, Clip, Task, make_case, read_clip
 from nldiff.evaluation.config import EvaluationConfig
-from nldiff.evaluation.methods import METHODS, Audio, Run, no_curve
+from nldiff.evaluation.methods import METHODS, Audio, Run, at_level, no_curve
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score
 from nldiff.evaluation.tables import cell_name, clean_name, embedding_path
 from nldiff.metrics.frechet import Embedding
@@ -54,7 +53,7 @@ class Runner:
     Args:
         config: the experiment.
         folder: of the run.
-        make_run: (seed, RMS of the clean signal) -> what methods are made from.
+        make_run: (seed, clean signal) -> what methods are made from.
         embeddings: whose results are kept for Fréchet distances, by name.
         warn: called with one line for every problem that does not fail a cell, once for each.
     """
@@ -63,7 +62,7 @@ class Runner:
         self,
         config: EvaluationConfig,
         folder: Path,
-        make_run: Callable[[int, float], Run],
+        make_run: Callable[[int, Audio], Run],
         embeddings: Mapping[str, Embedding],
         warn: Callable[[str], None],
     ) -> None:
@@ -109,7 +108,7 @@ class Runner:
         started = time.monotonic()
         error = ""
         try:
-            restore = METHODS[method](self.make_run(group.seed, case.sigma))
+            restore = METHODS[method](self.make_run(group.seed, case.clean))
             result = restore(case.observed, case.sample_rate, case.truth)
             _check(result, case)
         except NldiffError as problem:
@@ -137,7 +136,7 @@ class Runner:
         _write_columns(self.folder / "curves" / group.name / "truth.csv", {"x": ramp, "y": truth})
         self._embed(case.clean, case.sample_rate, clean_name(group.clip.name))
         if self.config.save_audio:
-            gain = case.sigma / max(audio_io.rms(case.observed), _SILENT) if case.amplified else 1.0
+            gain = case.sigma / audio_io.rms(case.observed) if case.amplified else 1.0
             for name, signal in ((CLEAN, case.clean), (OBSERVED, case.observed * gain)):
                 _write_audio(self.folder / "audio" / group.name / f"{name}.flac", signal, case.sample_rate)
 
@@ -173,19 +172,6 @@ class Runner:
                 with atomic_path(path) as temporary:
                     np.save(temporary, frames)
         return problems
-
-
-_SILENT = 1e-12
-
-
-def at_level(result: Restoration, level: float) -> Restoration:
-    """The same restoration at another RMS."""
-    gain = level / max(audio_io.rms(result.audio), _SILENT)
-    louder = dataclasses.replace(result, audio=(result.audio * gain).astype(np.float32))
-    if result.curve is no_curve:
-        return louder
-    x, curves = result.evolution or (np.zeros(0), np.zeros((0, 0)))
-    return dataclasses.replace(louder, curve=lambda x: result.curve(np.asarray(x) / gain), evolution=(x * gain, curves))
 
 
 def _check(result: Restoration, case: Case) -> None:

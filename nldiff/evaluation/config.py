@@ -8,6 +8,8 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from nldiff import audio as audio_io
+from nldiff.baselines.aspade import PRESETS
+from nldiff.baselines.networks import NETWORKS
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation.methods import METHODS
@@ -30,7 +32,9 @@ class EvaluationConfig:
         metrics: keys of `CASE_METRICS` of `nldiff.evaluation.scoring`, or of signals in `nldiff.metrics.METRICS`.
         embeddings: of the Fréchet distances (log_mel, vggish, encodec) -> path of the weights.
         compare_to: method that the others are compared with.
-        aspade: settings of A-SPADE, survey or short.
+        aspade: settings of A-SPADE and S-SPADE, survey or short.
+        weights: network (key of `nldiff.baselines.networks.NETWORKS`) -> name or file of the weights that it uses in
+            all cells; those left out have cells only where shipped weights were trained for the distortion.
         save_audio: keep the signals.
         patience_minutes: how long the first process waits for cells of the others while none of them is finished.
         restore: settings of the methods that sample.
@@ -50,6 +54,7 @@ class EvaluationConfig:
     embeddings: dict[str, str | None] = field(default_factory=dict)
     compare_to: str = "observed"
     aspade: str = "survey"
+    weights: dict[str, str] = field(default_factory=dict)
     save_audio: bool = False
     patience_minutes: float = 60.0
     restore: RestoreConfig = field(default_factory=RestoreConfig)
@@ -89,4 +94,9 @@ def check_experiment(config: EvaluationConfig) -> None:
     for method in (*config.methods, config.compare_to):
         if method not in METHODS:
             raise NldiffError(f"unknown method '{method}' (known: {', '.join(METHODS)})")
+    for network in config.weights:
+        if network not in NETWORKS:
+            raise NldiffError(f"weights.{network}: one of {', '.join(NETWORKS)} expected")
+    if config.aspade not in PRESETS:
+        raise NldiffError(f"aspade={config.aspade}: one of {', '.join(PRESETS)} expected")
     check_metrics(config.metrics, config.embeddings)

@@ -11,15 +11,17 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 
+from nldiff import audio as audio_io
 from nldiff.audio import atomic_path
 from nldiff.errors import NldiffError
 from nldiff.evaluation.cases import find_clips, parse_task
 from nldiff.evaluation.cells import Group, Runner
 from nldiff.evaluation.config import EvaluationConfig, check_experiment
-from nldiff.evaluation.methods import FAMILIES, METHODS, Run
+from nldiff.evaluation.methods import METHODS, Audio, Run, has_cells
 from nldiff.evaluation.scoring import make_embeddings
 from nldiff.evaluation.tables import require_parquet, write_tables
 from nldiff.priors import load_prior
@@ -106,7 +108,7 @@ def plan(config: EvaluationConfig) -> list[Group]:
     clips = find_clips(config.data, config.files, config.pieces, config.seconds)
     groups = []
     for seed, clip, task in product(config.seeds, clips, tasks):
-        methods = [name for name in config.methods if task.family in FAMILIES.get(name, (task.family,))]
+        methods = [name for name in config.methods if has_cells(name, task.family, config.rate, config.weights)]
         groups.append(Group(clip, task, seed, tuple(methods)))
     names = Counter(group.cell(method) for group in groups for method in group.methods)
     if not names:
@@ -117,8 +119,8 @@ def plan(config: EvaluationConfig) -> list[Group]:
     return groups
 
 
-def _prepared(config: EvaluationConfig) -> Callable[[int, float], Run]:
-    """What makes the `Run` of a seed and a level; every method has been made once, so mistakes are found now."""
+def _prepared(config: EvaluationConfig) -> Callable[[int, Audio], Run]:
+    """What makes the `Run` of a seed and a clean signal; every method has been made once, so mistakes are found now."""
     device, local = config.restore.device, os.environ.get("LOCAL_RANK")
     if device == "auto" and local is not None and torch.cuda.is_available():
         device = f"cuda:{int(local) % torch.cuda.device_count()}"
@@ -126,11 +128,12 @@ def _prepared(config: EvaluationConfig) -> Callable[[int, float], Run]:
         raise NldiffError("restore.prior=auto: an experiment names its prior")
     prior = cache(lambda: load_prior(config.restore.prior, choose_device(device)))
 
-    def make_run(seed: int, level: float) -> Run:
-        return Run(dataclasses.replace(config.restore, seed=seed), level, prior, config.aspade)
+    def make_run(seed: int, clean: Audio) -> Run:
+        restore = dataclasses.replace(config.restore, seed=seed, device=device)
+        return Run(restore, audio_io.rms(clean), prior, config.aspade, config.weights, clean)
 
     for method in config.methods:
-        METHODS[method](make_run(config.seeds[0], config.level))
+        METHODS[method](make_run(config.seeds[0], np.zeros(0, np.float32)))
     return make_run
 
 

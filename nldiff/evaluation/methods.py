@@ -3,20 +3,21 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nldiff import audio as audio_io
-from nldiff.baselines.aspade import PRESETS, aspade
+from nldiff.baselines.networks import NETWORKS
 from nldiff.errors import NldiffError
+from nldiff.external import EXTERNAL
+from nldiff.methods import CLIPPERS, RESTORERS, Job, process_blocks, shipped_weights
 from nldiff.nonlinearities import Distortion
 from nldiff.priors import Prior
 from nldiff.recording import Recording
-from nldiff.restore import Restoration, curve_evolution, restore_blocks, settle, user_curve, versions
+from nldiff.restore import Restoration, restore, versions
 from nldiff.sampling import SamplerSettings
 from nldiff.settings import RestoreConfig, check_config, sampler_settings
 from nldiff.waveshapers import WAVESHAPERS
@@ -29,6 +30,9 @@ Only informed methods may look at the distortion. Raises NldiffError where there
 """
 
 
+_SILENT = 1e-12
+
+
 @dataclass(frozen=True)
 class Run:
     """What a method may want to know of the run.
@@ -38,12 +42,16 @@ class Run:
         level: RMS of the clean signal: blind methods cannot find its scale, and return it at this one.
         prior: loads the run's prior, once.
         aspade: key of `nldiff.baselines.aspade.PRESETS`.
+        weights: network -> name or file of weights that take the place of the shipped ones.
+        clean: the clean signal `[time]`, which only oracles may look at.
     """
 
     config: RestoreConfig
     level: float
     prior: Callable[[], Prior]
     aspade: str = "survey"
+    weights: Mapping[str, str] = field(default_factory=dict)
+    clean: Audio | None = None
 
 
 def observed(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
@@ -51,29 +59,26 @@ def observed(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
     return signal_only(y, sample_rate, time.monotonic())
 
 
-def declip(run: Run) -> Method:
-    """A-SPADE, which is told the clipping levels.
+def signal_method(name: str) -> Callable[[Run], Method]:
+    """A method of `nldiff.methods.RESTORERS`; what it returns has its own scale, or the run's level if it has none.
 
-    Raises:
-        NldiffError: the preset is unknown; by the method, the distortion is not plain hard clipping.
+    A network gets the weights that were trained for the distortion of the cell, A-SPADE is told the clipping levels.
     """
-    if run.aspade not in PRESETS:
-        raise NldiffError(f"aspade={run.aspade}: one of {', '.join(PRESETS)} expected")
 
-    def method(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
-        started = time.monotonic()
-        params = distortion.params
-        if distortion.name not in FAMILIES["aspade"] or "mix" in params:
-            raise NldiffError(f"aspade restores hard clipping only, not {distortion}")
-        # Without the gain, so that its absolute stopping rule means the same in every case. In float32 as the samples
-        # are: a rounded level must not miss those that were clipped to it.
-        gain = np.float32(10 ** (params.get("gain_db", 0.0) / 20))
-        high = np.float32(params["threshold"]) / gain
-        low = np.float32(-params.get("ratio", 1.0) * params["threshold"]) / gain
-        x = aspade(torch.from_numpy(y / gain)[None], float(low), float(high), PRESETS[run.aspade])[0].numpy()
-        return signal_only(x, sample_rate, started)
+    def make(run: Run) -> Method:
+        def method(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
+            started = time.monotonic()
+            recording = Recording.from_array(y[None], sample_rate)
+            clean = None if run.clean is None else run.clean[None]
+            job = Job(recording, run.config, run.weights.get(name), distortion, clean, run.aspade)
+            blocks: list[NDArray[np.float32]] = []
+            process_blocks(recording, RESTORERS[name](job), run.config, blocks.append)
+            result = signal_only(np.concatenate(blocks, axis=1)[0], sample_rate, started)
+            return at_level(result, run.level) if name in EXTERNAL else result
 
-    return method
+        return method
+
+    return make
 
 
 def blind(waveshaper: str) -> Callable[[Run], Method]:
@@ -98,12 +103,26 @@ METHODS: dict[str, Callable[[Run], Method]] = {
     "observed": lambda run: observed,
     **{name: blind(name) for name in WAVESHAPERS},
     "informed": informed,
-    "aspade": declip,
+    **{name: signal_method(name) for name in RESTORERS},
 }
 """Name to what makes the method; one that needs nothing of the run is entered as `lambda run: function`."""
 
-FAMILIES: Mapping[str, tuple[str, ...]] = {"aspade": ("hard_clip", "asymmetric_clip", "amplified_clip")}
+FAMILIES: Mapping[str, tuple[str, ...]] = {"aspade": CLIPPERS, "sspade": CLIPPERS}
 """Distortions that a method is made for, where it is not made for all; it has no cells for the others."""
+
+
+def has_cells(method: str, family: str, sample_rate: int, weights: Mapping[str, str]) -> bool:
+    """Whether a method is made for a distortion at a rate, Hz; a network is if there are weights for both.
+
+    Args:
+        method: key of `METHODS`.
+        family: name of the distortion.
+        sample_rate: Hz.
+        weights: see `Run`; a network that is in there is taken to be made for all.
+    """
+    if method in NETWORKS and method not in weights:
+        return shipped_weights(method, family, sample_rate) is not None
+    return family in FAMILIES.get(method, (family,))
 
 
 def no_curve(samples: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -117,31 +136,30 @@ def signal_only(audio: Audio, sample_rate: int, started: float) -> Restoration:
     return Restoration(audio, sample_rate, no_curve, math.nan, (), 0, seconds, SamplerSettings(), {}, versions())
 
 
+def scaled(result: Restoration, gain: float) -> Restoration:
+    """The same restoration with `gain` times the amplitude."""
+    louder = replace(result, audio=(result.audio * gain).astype(np.float32), scale=result.scale * gain)
+    if result.curve is no_curve:
+        return louder
+    x, curves = result.evolution or (np.zeros(0), np.zeros((0, 0)))
+    return replace(louder, curve=lambda x: result.curve(np.asarray(x) / gain), evolution=(x * gain, curves))
+
+
+def at_level(result: Restoration, level: float) -> Restoration:
+    """The same restoration at another RMS."""
+    return scaled(result, level / max(audio_io.rms(result.audio), _SILENT))
+
+
 def _sampling(run: Run, config: RestoreConfig, told: bool) -> Method:
     prior = run.prior()
     check_config(config)
     sampler_settings(prior, config)
 
     def method(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
-        recording = Recording.from_array(y[None], sample_rate)
-        blocks: list[NDArray[np.float32]] = []
-        fit = restore_blocks(recording, prior, config, blocks.append, distortion if told else None)
-        raw = np.concatenate(blocks, axis=1)
-        gain, _, explained_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames])
-        # A known curve fixes the scale. Else only the sign that `settle` chose is kept.
-        gain = 1 / fit.observation_gain if told else float(np.copysign(run.level / audio_io.rms(raw), gain))
-        return Restoration(
-            audio=(raw[0] * gain).astype(np.float32),
-            sample_rate=sample_rate,
-            curve=no_curve if told else user_curve(fit, gain),
-            explained_db=explained_db,
-            evolution=curve_evolution(fit, gain),
-            cost=fit.cost,
-            evaluations=fit.evaluations,
-            seconds=fit.seconds,
-            settings=fit.settings,
-            config=asdict(config),
-            versions=versions(),
-        )
+        if not told:
+            return at_level(restore(y, sample_rate, prior, config=config), run.level)
+        # A known curve fixes the scale, and is not judged.
+        result = restore(y, sample_rate, prior, known=distortion, config=config)
+        return replace(scaled(result, 1 / result.scale), curve=no_curve)
 
     return method
