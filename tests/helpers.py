@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nldiff.baselines.networks import make_network as make_baseline
+from nldiff.baselines.saved import save_baseline
 from nldiff.networks import make_network
 from nldiff.priors import Prior, load_prior, save_prior
 from nldiff.sampling import Posterior, SamplerSettings, Step
@@ -39,6 +41,15 @@ def save_tiny_prior(path: Path, sample_rate: int = TINY_RATE, **metadata: Any) -
 def load_tiny_prior(folder: Path, sample_rate: int = TINY_RATE, **metadata: Any) -> Prior:
     """`save_tiny_prior`, loaded in float32 so that results are the same on every machine."""
     return load_prior(save_tiny_prior(folder / "tiny.safetensors", sample_rate, **metadata), dtype=torch.float32)
+
+
+def save_tiny_baseline(path: Path, sample_rate: int = TINY_RATE, task: str = "hard_clip") -> Path:
+    """Wave-U-Net of random weights, in milliseconds a second; its receptive field is 9 samples."""
+    torch.manual_seed(0)
+    network: dict[str, Any] = {"name": "wave-unet", "levels": 1, "channels": 2, "down_kernel": 3, "up_kernel": 3}
+    config = {"network": network, "sample_rate": sample_rate, "level": 0.06, "task": [task]}
+    save_baseline(path, make_baseline(**network), config)
+    return path
 
 
 def plucked(seconds: float, rate: int, seed: int = 0, peak: float = 0.5) -> NDArray[np.float32]:

@@ -13,24 +13,27 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
 import yaml
-from helpers import FakeSampler, plucked, save_tiny_prior
+from helpers import FakeSampler, plucked, save_tiny_baseline, save_tiny_prior
 from numpy.typing import NDArray
 
 from nldiff import audio as audio_io
 from nldiff.baselines.aspade import PRESETS, aspade
+from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
+from nldiff.baselines.networks import NETWORKS
+from nldiff.baselines.saved import load_baseline
 from nldiff.cli import main
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation import METHODS, EvaluationConfig, Run, evaluate, load_experiment
 from nldiff.evaluation.cases import find_clips, make_case, parse_task, read_clip
-from nldiff.evaluation.methods import signal_only
+from nldiff.evaluation.methods import has_cells, signal_only
 from nldiff.evaluation.scoring import distance, score
 from nldiff.evaluation.tables import summary
 from nldiff.metrics import frechet_distance, lsd, rr_mse, sdr, si_sdr
@@ -160,17 +163,21 @@ def test_the_smoke_of_an_experiment(path: Path, clips: Path, prior: Path, tmp_pa
     assert (tmp_path / "run" / "frechet.csv").is_file() == ("log_mel" in config.embeddings)
 
 
+WEIGHTS = (
+    "demucs-hardclip", "demucs-softclip", "demucs-overdrive", "demucs-hardclip-16k", "wave-unet-overdrive",
+    "wave-unet-hardclip-16k", "umx-overdrive", "umx-hardclip-16k", "crafx-overdrive", "crafx-hardclip-16k",
+)  # fmt: skip
+# Distortions for which a method has cells, where that is not all of them: declipping has none for soft clipping.
+CELLS: dict[str, dict[str, int]] = {path.stem: {} for path in CONFIGS} | {"speech": {"aspade": 3}}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_full_size_of_an_experiment_is_planned(path: Path, clips: Path) -> None:
+def test_the_full_size_of_an_experiment_is_planned(path: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nldiff.methods.SHIPPED", WEIGHTS)
     config = load_experiment(path, clips, False, [])
     groups = importlib.import_module("nldiff.evaluation.experiment").plan(config)
-    made_for = {"aspade": ("hard_clip", "amplified_clip")}
-    expected = sum(
-        parse_task(text).family in made_for.get(method, (parse_task(text).family,))
-        for text in config.distortions
-        for method in config.methods
-    )
-    assert sum(len(group.methods) for group in groups) == 2 * expected
+    cells = Counter(method for group in groups for method in group.methods)
+    assert cells == {method: 2 * CELLS[path.stem].get(method, len(config.distortions)) for method in config.methods}
     assert load_experiment(path, clips, True, []).seconds < config.seconds
 
 
@@ -396,6 +403,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "setting of the sampler": (["restore.sampler.stpes=3"], ["stpes", "steps"]),
     "prior": (["restore.prior=violin"], ["violin", "guitar"]),
     "settings of A-SPADE": (["aspade=long", "methods=[aspade]"], ["aspade=long", "survey"]),
+    "weights of no network": (["weights={ccr: mine.safetensors}"], ["weights.ccr", "demucs"]),
     "no cells": (["methods=[aspade]", "distortions=[half_wave]"], ["aspade"]),
     "cell twice": (["methods=[observed, observed]"], ["2 cells", "observed"]),
     "data": (["data=/nowhere/at/all"], ["/nowhere/at/all"]),
@@ -475,23 +483,106 @@ def run_of(prior: Path, **changes: Any) -> Run:
     return Run(config, 0.06, lambda: load_prior(prior), **changes)
 
 
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_baseline(tmp_path_factory.mktemp("baseline") / "tiny.safetensors", RATE)
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_returns_what_its_table_promises(method: str, prior: Path) -> None:
-    y = plucked(0.2, RATE).clip(-0.15, 0.15)
-    result = METHODS[method](run_of(prior, aspade="short"))(y, RATE, Distortion("hard_clip", {"threshold": 0.15}))
+def test_a_method_returns_what_its_table_promises(
+    method: str, prior: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("voicefixer", "resemble_enhance"):  # their own tests are those of nldiff.external
+        monkeypatch.setattr(f"nldiff.external.{name}", lambda *_: lambda chunk: 3 * chunk)
+    x = plucked(0.2, RATE)
+    y = x.clip(-0.15, 0.15)
+    run = run_of(prior, aspade="short", weights=dict.fromkeys(NETWORKS, str(baseline)), clean=x)
+    result = METHODS[method](run)(y, RATE, Distortion("hard_clip", {"threshold": 0.15}))
     assert result.audio.dtype == np.float32
     assert result.audio.shape == y.shape
     assert np.isfinite(result.audio).all()
     assert result.sample_rate == RATE
     if method == "observed":
         assert np.array_equal(result.audio, y)
-    elif method == "aspade":
+    elif method in ("aspade", "sspade"):
         assert np.array_equal(result.audio[np.abs(y) < 0.149], y[np.abs(y) < 0.149])
         assert (np.abs(result.audio[np.abs(y) > 0.1499]) >= 0.1499).all()
+    elif method in NETWORKS:
+        expected = load_baseline(baseline)(torch.from_numpy(y[None]))[0].numpy()
+        assert np.array_equal(result.audio, expected)
+    elif method == "irm":
+        expected = ideal_ratio_mask(torch.from_numpy(x[None]), torch.from_numpy(y[None]))[0].numpy()
+        assert np.array_equal(result.audio, expected)
+    elif method in ("voicefixer", "resemble-enhance"):
+        assert audio_io.rms(result.audio) == pytest.approx(0.06, rel=1e-5)
+        assert si_sdr(y, result.audio) > 20  # all but what is lost on the way to 44.1 kHz and back
     elif method != "informed":
         assert audio_io.rms(result.audio) == pytest.approx(0.06, rel=1e-5)
         assert result.curve(np.linspace(-0.2, 0.2, 5)).shape == (5,)
         assert len(result.cost) == 2
+
+
+FITTING = [
+    ("demucs", "hard_clip", 44100, "demucs-hardclip"),
+    ("demucs", "soft_clip", 44100, "demucs-softclip"),
+    ("demucs", "soft_clip_r", 44100, "demucs-softclip"),
+    ("demucs", "hard_clip", 16000, "demucs-hardclip-16k"),
+    ("umx", "amplified_clip", 16000, "umx-hardclip-16k"),
+    ("crafx", "overdrive", 16000, "crafx-overdrive"),
+    ("wave-unet", "overdrive_static", 16000, "wave-unet-overdrive"),
+    ("wave-unet", "hard_clip", 44100, None),
+    ("demucs", "overdrive", 44100, None),
+    ("demucs", "soft_clip", 16000, None),
+    ("demucs", "hard_clip", 48000, None),
+    ("demucs", "half_wave", 16000, None),
+]
+
+
+@pytest.mark.parametrize(("network", "family", "rate", "weights"), FITTING)
+def test_a_network_has_cells_where_weights_were_trained_for_it(
+    monkeypatch: pytest.MonkeyPatch, network: str, family: str, rate: int, weights: str | None
+) -> None:
+    monkeypatch.setattr("nldiff.methods.SHIPPED", WEIGHTS)
+    assert has_cells(network, family, rate, {}) == (weights is not None)
+    assert has_cells(network, family, rate, {network: "mine.safetensors"})
+    asked: list[str] = []
+
+    def load(name: str, device: torch.device) -> NoReturn:
+        asked.append(name)
+        raise NldiffError("not needed here")
+
+    monkeypatch.setattr("nldiff.methods._loaded", load)
+    run = Run(RestoreConfig(device="cpu"), 0.06, lambda: pytest.fail("no prior is needed"))
+    distortion = Distortion("overdrive_static" if family == "overdrive" else family)
+    with pytest.raises(NldiffError, match="not needed here" if weights else f"no weights of {network} for"):
+        METHODS[network](run)(plucked(0.2, rate), rate, distortion)
+    assert asked == ([weights] if weights else [])
+
+
+def test_a_method_that_lacks_its_weights_or_package_does_not_stop_the_others(
+    clips: Path, prior: Path, tmp_path: Path, undrawn: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "voicefixer", None)
+    changes = [
+        "methods=[observed, umx, voicefixer]",
+        "distortions=[hard_clip:sdr=3]",
+        "weights={umx: none.safetensors}",
+    ]
+    outcome = evaluate(quick(clips, prior, *changes), tmp_path)
+    assert outcome is not None
+    assert (outcome.cells, outcome.failed) == (6, 4)
+    errors = {row["method"]: row["error"] for row in table(tmp_path)}
+    assert errors["observed"] == ""
+    assert "'none.safetensors'" in errors["umx"]
+    assert errors["voicefixer"].endswith('pip install "nldiff[voicefixer]"')
+
+
+def test_the_mask_may_look_at_the_clean_signal(clips: Path, prior: Path, tmp_path: Path, undrawn: list[Path]) -> None:
+    changes = ["methods=[observed, irm]", "distortions=[hard_clip:sdr=3]", "compare_to=observed"]
+    evaluate(quick(clips, prior, *changes), tmp_path)
+    scores = {(row["clip"], row["method"]): float(row["si_sdr"]) for row in table(tmp_path)}
+    for clip in ("a", "more/b"):
+        assert scores[clip, "irm"] > scores[clip, "observed"] + 1
 
 
 def test_an_informed_method_keeps_the_scale_that_the_distortion_gives(
