@@ -69,7 +69,8 @@ def draw_task(distortions: Sequence[Mapping[str, Any]], random: np.random.Genera
     """Draw one of `SupervisedConfig.distortions` and its parameters."""
     entry = dict(distortions[int(random.integers(len(distortions)))])
     name = entry.pop("name")
-    return Task(name, name, {key: float(random.uniform(*_ends(value))) for key, value in entry.items()})
+    # Sorted: the order in which a file lists the parameters must not matter.
+    return Task(name, name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
 
 
 class Pairs(Dataset[Tensor]):

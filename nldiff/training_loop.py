@@ -201,25 +201,16 @@ def _run(
     run_dir, device = Path(config.run_dir), process.device
     torch.manual_seed(config.seed)
     network = job.make_network().to(device)
-    average = job.make_network().to(device).requires_grad_(False).eval()
+    average = job.make_network().to(device).requires_grad_(False)
     average.load_state_dict(network.state_dict())
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
     )
     checkpoint = run_dir / "checkpoint.pt"
-    step, seconds_before, history = 0, 0.0, []
+    step, seconds_before = 0, 0.0
+    history: list[list[float]] = []
     if resume:
-        if not checkpoint.is_file():
-            raise NldiffError(f"nothing to resume: {checkpoint} does not exist")
-        try:
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            network.load_state_dict(state["network"])
-            average.load_state_dict(state["average"])
-            optimiser.load_state_dict(state["optimiser"])
-            step, seconds_before, history = state["step"], state["seconds"], state["history"]
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0] or "it ends too early"
-            raise NldiffError(f"{checkpoint} is damaged or belongs to another configuration: {reason}") from error
+        step, seconds_before, history = _load_checkpoint(checkpoint, network, average, optimiser)
     elif checkpoint.is_file():
         raise NldiffError(f"{run_dir} already holds a run; resume it or choose another run_dir")
 
@@ -242,30 +233,21 @@ def _run(
         items = range(process.rank, process.rank + len(batch) * process.world, process.world)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(config, step) * job.rate(history)
-        # Dropout, if the network has any, goes on exactly after an interruption.
-        torch.manual_seed(int(np.random.default_rng([config.seed, step, process.rank, 4]).integers(2**63)))
         losses, minimised = job.losses(trained, batch.to(device), step, items)
         optimiser.zero_grad(set_to_none=True)
         minimised.mean().backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
         loss = _mean_over_processes(losses.detach().mean(), process)
         if not math.isfinite(loss):
-            raise NldiffError(f"the loss is {loss} at step {step}: lower the learning rate or set loss_cap")
+            raise NldiffError(f"the loss is {loss} at step {step}: lower the learning rate or gradient_clip")
         optimiser.step()
         step += 1
         decay = min(config.ema_decay, step / (step + config.ema_ramp))
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-        for mean, buffer in zip(average.buffers(), network.buffers(), strict=True):
-            mean.copy_(buffer)
 
         if first:
-            row = [
-                step,
-                loss,
-                norm.item(),
-                optimiser.param_groups[0]["lr"],
-                seconds_before + time.monotonic() - started,
-            ]
+            seconds = time.monotonic() - started
+            row = [step, loss, norm.item(), optimiser.param_groups[0]["lr"], seconds_before + seconds]
             _append(log, row)
             if on_step:
                 on_step(StepReport(step, config.steps, loss))
@@ -277,11 +259,8 @@ def _run(
             if first:
                 _append(val_log, [step, *values])
                 if wandb_run:
-                    named = {
-                        f"val/{name.removeprefix('sigma_')}": value
-                        for name, value in zip(job.columns, values, strict=True)
-                    }
-                    wandb_run.log(named, step=step)
+                    names = [f"val/{name.removeprefix('sigma_')}" for name in job.columns]
+                    wandb_run.log(dict(zip(names, values, strict=True)), step=step)
                 if job.keep_best and values[0] <= min(row[0] for row in history):
                     job.save(average, step)
         ends = step == config.steps or job.rate(history) == 0
@@ -306,6 +285,23 @@ def _run(
     if wandb_run:
         wandb_run.finish()
     return job.result
+
+
+def _load_checkpoint(
+    path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[int, float, list[list[float]]]:
+    """Restore the state of a run; returns its step, its seconds of training and its validations."""
+    if not path.is_file():
+        raise NldiffError(f"nothing to resume: {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        return state["step"], state["seconds"], state["history"]
+    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        reason = str(error).partition("\n")[0] or "it ends too early"
+        raise NldiffError(f"{path} is damaged or belongs to another configuration: {reason}") from error
 
 
 def _check(config: LoopConfig, world: int) -> None:

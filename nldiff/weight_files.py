@@ -43,10 +43,7 @@ class FileKind(Generic[Network]):
 
     def save(self, path: Path, network: nn.Module, config: dict[str, Any]) -> None:
         """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic."""
-        tensors = {
-            key: value.detach().to("cpu", torch.bfloat16 if value.is_floating_point() else value.dtype).contiguous()
-            for key, value in network.state_dict().items()
-        }
+        tensors = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in network.state_dict().items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"format": self.format, "config": json.dumps(config)})
 
@@ -93,9 +90,9 @@ class FileKind(Generic[Network]):
         config = self.read_config(path)
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+                weights = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118 (not a dict)
             network = self.make_network(**config["network"])
-            network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
+            network.load_state_dict(weights)
         except (SafetensorError, OSError, RuntimeError, NldiffError) as error:
             raise NldiffError(f"{self.noun} {path} is damaged: {str(error).splitlines()[0]}") from error
         return path.stem, network, config

@@ -1,11 +1,5 @@
-import csv
-import os
-import random
-import signal
-import subprocess
 import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import nn
+from training_runs import ROOT, kill_a_run, losses, rows, run_two_processes, write_yaml
 
 from nldiff.cli import train_main
 from nldiff.data import Augmentation, Crops
@@ -26,7 +20,6 @@ from nldiff.priors import load_prior
 from nldiff.training import TrainingConfig, item_noise, train, validate
 from nldiff.training_loop import StepReport, learning_rate, segment_length
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 
 
@@ -56,27 +49,8 @@ def config(guitar_folder: Path, tmp_path: Path, tiny_network: dict[str, Any]) ->
     )
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def losses(run_dir: str | Path) -> list[float]:
-    return [float(row["loss"]) for row in rows(Path(run_dir) / "loss.csv")]
-
-
 def checkpoint(config: TrainingConfig) -> dict[str, Any]:
     return torch.load(Path(config.run_dir) / "checkpoint.pt", weights_only=True)
-
-
-def write_yaml(config: TrainingConfig, path: Path) -> Path:
-    settings = asdict(config)
-    path.write_text(yaml.safe_dump({**settings, "betas": list(settings["betas"])}))
-    return path
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_a_short_run_learns(config: TrainingConfig) -> None:
@@ -119,20 +93,7 @@ def test_a_killed_run_resumes_exactly(config: TrainingConfig, tmp_path: Path) ->
 
     killed = tmp_path / "killed"
     settings = write_yaml(replace(config, run_dir=str(killed)), tmp_path / "settings.yaml")
-    command = [sys.executable, str(ROOT / "train_prior.py"), "--config", str(settings), "--quiet"]
-    moment = random.uniform(8, 25)  # in steps; any moment after the first checkpoint must do
-    process = subprocess.Popen(command, env=environment())
-    limit = time.monotonic() + 240
-    try:
-        while not (killed / "loss.csv").exists() or len(rows(killed / "loss.csv")) < moment:
-            assert process.poll() is None, "the run ended before it was killed"
-            assert time.monotonic() < limit
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.02))
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
+    moment = kill_a_run("train_prior.py", settings, killed, 8, 25)  # any after the first checkpoint must do
     assert 7 <= torch.load(killed / "checkpoint.pt", weights_only=True)["step"] < 40, moment
 
     assert train_main(["--config", str(settings), "--quiet", "--resume"]) == 0
@@ -154,10 +115,7 @@ def test_two_processes_equal_one(config: TrainingConfig, tmp_path: Path) -> None
     train(config)
     shared = replace(config, run_dir=str(tmp_path / "shared"))
     settings = write_yaml(shared, tmp_path / "settings.yaml")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(ROOT / "train_prior.py"), "--config", str(settings), "--quiet"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    run_two_processes("train_prior.py", settings)
     # The same numbers summed in another order: float32 rounding, a few 1e-7, which Adam's first steps enlarge.
     assert losses(shared.run_dir) == pytest.approx(losses(config.run_dir), rel=1e-3)
     one, two = checkpoint(config), checkpoint(shared)
