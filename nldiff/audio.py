@@ -4,6 +4,7 @@ Audio is a float32 numpy array `[channels, time]`, nominal range -1 to 1 (float 
 Every problem with a file is an `NldiffError` of one line that begins with the file's path.
 """
 
+import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator
@@ -275,6 +276,11 @@ def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) ->
         sf.write(temporary, audio.T, sample_rate, format="WAV", subtype="FLOAT")
 
 
+def sound_path(path: Path) -> bytes | Path:
+    """A path for soundfile, which by itself cannot encode names that are no UTF-8; elsewhere than on Unix all are."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 @contextmanager
 def _open(path: str | Path) -> Iterator[sf.SoundFile]:
     """Open for reading with one clear error for everything that a header can tell."""
@@ -291,7 +297,7 @@ def _open(path: str | Path) -> Iterator[sf.SoundFile]:
     if empty:
         raise NldiffError(f"{path} is empty (0 bytes)")
     try:
-        file = sf.SoundFile(path)
+        file = sf.SoundFile(sound_path(path))
     except (sf.SoundFileError, TypeError) as error:  # TypeError: headerless files, by the suffix .raw
         raise NldiffError(f"{path} is not a readable audio file, or its header is damaged") from error
     with file:

@@ -1,6 +1,7 @@
 """Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`."""
 
 import argparse
+import io
 import os
 import sys
 from collections import Counter
@@ -18,7 +19,9 @@ from nldiff.choose import load_candidates
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation import evaluate, load_experiment
+from nldiff.external import EXTERNAL
 from nldiff.files import Outputs, restore_file, scratch_folder
+from nldiff.methods import BLIND, RESTORERS, check_method
 from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
 from nldiff.priors import SHIPPED, Prior
 from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
@@ -107,6 +110,13 @@ def add_restore_arguments(parser: argparse.ArgumentParser) -> None:
         help="audio file or folder; key=value changes any setting of --config",
     )
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add(
+        "--method",
+        default=BLIND,
+        metavar="NAME",
+        help=f"{', '.join((BLIND, *RESTORERS))}, or weights of a network by name or file (default: {BLIND})",
+    )
+    add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: what suits INPUT)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
     add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
@@ -163,10 +173,12 @@ def restore_command(options: argparse.Namespace) -> int:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
+    _check_method(options)
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     _check_names(paths, options)
-    priors = load_candidates(config.prior, choose_device(config.device))
+    device = choose_device(config.device)
+    priors = load_candidates(config.prior, device) if options.method == BLIND else []
     for prior in priors:
         sampler_settings(prior, config)
     with scratch_folder(options.output):
@@ -227,6 +239,9 @@ def report_command(options: argparse.Namespace) -> int:
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names need not be text in any encoding
     try:
         return command(options)
     except (NldiffError, OSError) as error:  # what the operating system says names the file too
@@ -266,6 +281,22 @@ def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreCo
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     return replace(config, **{key: value for key, value in given.items() if value is not None})
+
+
+def _check_method(options: argparse.Namespace) -> None:
+    """Find out before the work whether the method exists and the other options are for it."""
+    check_method(options.method, options.weights)
+    if options.method == BLIND:
+        return
+    for name in ("prior", "waveshaper", "steps"):
+        if getattr(options, name) is not None:
+            raise NldiffError(f"--{name} {getattr(options, name)}: only with --method {BLIND}")
+    if options.samples > 1 and options.method != "resemble-enhance":
+        raise NldiffError(f"--samples {options.samples}: --method {options.method} gives the same every time")
+    if options.known and options.method in ("irm", *EXTERNAL):
+        raise NldiffError(f"--known {options.known}: --method {options.method} cannot use it")
+    if options.method == "irm" and not options.distort:
+        raise NldiffError("--method irm needs the clean signal: only with --distort, where INPUT is clean")
 
 
 def _check_names(paths: list[Path], options: argparse.Namespace) -> None:
@@ -314,8 +345,9 @@ def _restore_one(
             bar.update(done - bar.n)
 
         outputs = restore_file(
-            path, options.output, priors, config, stem=stem, known=known, distort=distort, on_step=on_step
-        )
+            path, options.output, priors, config, stem=stem, known=known, distort=distort,
+            method=options.method, weights=options.weights, on_step=on_step,
+        )  # fmt: skip
     if not options.quiet:
         print(summary(path, outputs))
 
@@ -324,19 +356,26 @@ def summary(path: Path, outputs: Outputs) -> str:
     """What was found, in a few lines."""
     report = outputs.report
     table = np.genfromtxt(outputs.curve_table, delimiter=",", skip_header=1)
-    inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * table[-1, 0]
+    # Almost all restored samples are within; beyond, the curve is a guess.
+    inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * report["curve_range"]
     points = np.interp(inputs, table[:, 0], table[:, 1])
-    errors = ", ".join(f"{name} {error:.2f} dB" for name, error in report["prior_scores"].items())
-    choice = f"prior {report['prior']}" + (f", the lowest denoising error of: {errors}" if errors else ", as named")
+    if report["method"] == BLIND:
+        errors = ", ".join(f"{name} {error:.2f} dB" for name, error in report["prior_scores"].items())
+        work = [
+            f"{report['sampler']['steps']} steps, {report['network_evaluations']} network evaluations, "
+            f"{report['seconds']:.0f} s, seed {report['seed']}",
+            f"prior {report['prior']}" + (f", the lowest denoising error of: {errors}" if errors else ", as named"),
+        ]
+    else:
+        weights = f", weights {report['weights']}" if report["weights"] else ""
+        work = [f"method {report['method']}{weights}, {report['seconds']:.0f} s"]
     band = f"restored up to {report['restored_band_hz']:.0f} Hz"
     if report["sample_rate"] / 2 > report["restored_band_hz"]:
         band += "; above it, " + {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
     pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
     lines = [
         f"{path.name} -> {outputs.audio}",
-        f"  {report['sampler']['steps']} steps, {report['network_evaluations']} network evaluations, "
-        f"{report['seconds']:.0f} s, seed {report['seed']}",
-        f"  {choice}",
+        *(f"  {line}" for line in work),
         f"  {band}",
         f"  curve (restored -> observed): {pairs}",
         f"  curve(restored) explains the recording to {report['explained_db']:.1f} dB",

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from nldiff import audio as audio_io
 from nldiff import plotting
 from nldiff.choose import Choice, choose_prior
 from nldiff.errors import NldiffError
+from nldiff.methods import BLIND, Job, Restorer, explain, make_restorer, process_blocks
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, calibrate
 from nldiff.priors import Prior
@@ -29,6 +31,8 @@ from nldiff.settings import RestoreConfig
 
 _CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000
+# Share of the restored samples within the range of the curve that is shown.
+_SHOWN = 0.9999
 _SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 # Level at which the papers state the ramp-response error.
 _RAMP_RMS = 0.06
@@ -54,6 +58,8 @@ def restore_file(
     stem: str | None = None,
     known: Distortion | None = None,
     distort: tuple[str, dict[str, float]] | None = None,
+    method: str = BLIND,
+    weights: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
@@ -61,13 +67,16 @@ def restore_file(
     Args:
         source: distorted recording; with `distort` a clean one.
         folder: where the outputs go; created if needed.
-        prior: loaded prior, or several: the one that explains the recording best is used.
+        prior: loaded prior, or several: the one that explains the recording best is used. Other methods need none.
         config: settings.
         stem: of the outputs; that of `source` by default.
         known: the distortion, in the units of the file's samples, if it is known.
         distort: name and parameters (or `sdr`) of a distortion to apply first; the report then has scores against
             the truth, and the whole file is kept in memory.
-        on_step: called with (steps done, steps in all).
+        method: "blind", which is posterior sampling, told or not; or another of `nldiff.methods.make_restorer`, whose
+            curve is fitted afterwards (`nldiff.methods.explain`).
+        weights: name or path of the weights of a method that is a network; None chooses them.
+        on_step: called with (steps done, steps in all); for other methods chunks.
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
@@ -81,7 +90,12 @@ def restore_file(
         distorted = truth(torch.from_numpy(clean)).numpy()
         recording = Recording.from_array(distorted, recording.sample_rate, str(source))
         _check_scores(source, clean, distorted)
-    choice = choose_prior(recording, [prior] if isinstance(prior, Prior) else prior)
+    choice: Choice | None = None
+    restorer: Restorer | None = None
+    if method == BLIND:
+        choice = choose_prior(recording, [prior] if isinstance(prior, Prior) else prior)
+    else:
+        restorer = make_restorer(method, Job(recording, config, weights, known, clean))
 
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
     with scratch_folder(folder) as scratch:
@@ -89,9 +103,19 @@ def restore_file(
             if path.is_dir():
                 raise NldiffError(f"{path} is a folder: it is in the way of a result")
         raw = scratch / "raw.wav"
-        with _create_audio(raw, recording, "RF64") as file:
-            fit = restore_blocks(recording, choice.prior, config, lambda block: file.write(block.T), known, on_step)
         read_raw = partial(_read, raw)
+        started = time.monotonic()
+        with _create_audio(raw, recording, "RF64") as file:
+
+            def emit(block: np.ndarray) -> None:
+                file.write(block.T)
+
+            if choice:
+                fit = restore_blocks(recording, choice.prior, config, emit, known, on_step)
+            if restorer:
+                process_blocks(recording, restorer, config, emit, on_step)
+        if restorer:
+            fit = explain(recording, restorer, read_raw, started)
         gain, curve, explained_db = settle(fit, recording, read_raw)
 
         audio, table, picture, report_path = (scratch / path.name for path in outputs)
@@ -111,9 +135,13 @@ def restore_file(
 
         stride = max(1, recording.frames // _PICTURE_SAMPLES)
         shown = [_read(audio, start, frames)[:, ::stride].ravel() for start, frames in recording.blocks()]
-        plotting.save_figure(plotting.plot_curve(grid, values, np.concatenate(shown)), picture)
+        samples = np.concatenate(shown)
+        plotting.save_figure(plotting.plot_curve(grid, values, samples), picture)
 
         report = _report(source, recording, choice, config, fit, known) | {
+            "method": method,
+            "weights": restorer.weights if restorer else None,
+            "curve_range": float(np.quantile(np.abs(samples), _SHOWN)),
             "restored": audio.name,
             "explained_db": explained_db,
             "gain": gain,
@@ -171,7 +199,7 @@ def scores(
 def _report(
     source: Path,
     recording: Recording,
-    choice: Choice,
+    choice: Choice | None,
     config: RestoreConfig,
     fit: Fit,
     known: Distortion | None,
@@ -181,12 +209,12 @@ def _report(
         "sample_rate": recording.sample_rate,
         "channels": recording.channels,
         "frames": recording.frames,
-        "prior": choice.prior.name,
-        "prior_scores": choice.scores,
+        "prior": choice.prior.name if choice else None,
+        "prior_scores": choice.scores if choice else {},
         "restored_band_hz": fit.restored_band_hz,
         "known": str(known) if known else None,
         "config": dataclasses.asdict(config),
-        "sampler": dataclasses.asdict(fit.settings),
+        "sampler": dataclasses.asdict(fit.settings) if choice else None,
         "seed": config.seed,
         "versions": versions(),
         "cost": fit.cost,
@@ -230,7 +258,7 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 def _create_audio(path: Path, recording: Recording, container: str) -> soundfile.SoundFile:
     rate, channels = recording.sample_rate, recording.channels
-    return soundfile.SoundFile(path, "w", rate, channels, subtype="FLOAT", format=container)
+    return soundfile.SoundFile(audio_io.sound_path(path), "w", rate, channels, subtype="FLOAT", format=container)
 
 
 def _read(path: Path, start: int, frames: int) -> np.ndarray:

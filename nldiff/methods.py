@@ -6,8 +6,9 @@ and the recording is fitted afterwards.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from nldiff.restore import Fit
 from nldiff.sampling import SamplerSettings
 from nldiff.settings import RestoreConfig, choose_device
 from nldiff.waveshapers import CatmullRom
+
+BLIND = "blind"
+"""Name of the method that is none of these: posterior sampling with a prior, `nldiff.restore`."""
 
 CLIPPERS = ("hard_clip", "asymmetric_clip", "amplified_clip")
 """Distortions that declipping is made for."""
@@ -89,24 +93,25 @@ def shipped_weights(network: str, family: str, sample_rate: int) -> str | None:
     return name if name in SHIPPED else None
 
 
-def choose_weights(network: str, recording: Recording) -> str:
-    """Shipped weights of a network for a recording whose distortion is not known.
+def choose_weights(network: str, recording: Recording, known: Distortion | None = None) -> str:
+    """Shipped weights of a network for a recording, of the lowest rate that keeps its band if there are any.
 
-    Of the lowest rate that keeps the recording's band, if there are any; those for hard clipping where samples stay at
-    an extreme value (`clipping_levels`), else those for softer distortions.
+    They are those for the known distortion. Where it is not known, those for hard clipping if samples stay at an
+    extreme value (`clipping_levels`), else those for softer distortions.
 
     Raises:
         NldiffError: none are shipped.
     """
-    low, high = clipping_levels(recording)
-    clipped = bool(np.isfinite([low, high]).any())
-    families = ("hard_clip",) if clipped else ("soft_clip", "overdrive")
+    if known:
+        families: tuple[str, ...] = (known.name,)
+    else:
+        clipped = np.isfinite(clipping_levels(recording)).any()
+        families = ("hard_clip",) if clipped else ("soft_clip", "overdrive")
     for rate in sorted(_TRAINED, key=lambda rate: (rate < recording.sample_rate, abs(rate - recording.sample_rate))):
         for family in families:
             if name := shipped_weights(network, family, rate):
                 return name
-    kind = "hard-clipped" if clipped else "softly distorted"
-    raise NldiffError(f"no weights of {network} for {kind} recordings are shipped: name a file (--weights FILE)")
+    raise NldiffError(f"no weights of {network} for {' or '.join(families)} are shipped: name a file of weights")
 
 
 def clipping_levels(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
@@ -223,13 +228,8 @@ def least_squares_spline(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> C
 
 def _network(network: str, job: Job) -> Restorer:
     """A trained network."""
-    weights = job.weights
-    if weights is None and job.known:
-        weights = shipped_weights(network, job.known.name, job.recording.sample_rate)
-        if weights is None:
-            raise NldiffError(f"no weights of {network} for {job.known.name} at {job.recording.sample_rate} Hz")
     device = choose_device(job.config.device)
-    baseline = _loaded(weights or choose_weights(network, job.recording), device)
+    baseline = _loaded(job.weights or choose_weights(network, job.recording, job.known), device)
 
     def process(chunk: np.ndarray, start: int) -> np.ndarray:
         return baseline(torch.from_numpy(chunk).to(device)).cpu().numpy()
@@ -306,3 +306,36 @@ RESTORERS: dict[str, Callable[[Job], Restorer]] = {
     ),
 }
 """Name to what makes the method for a recording; it raises NldiffError where it cannot."""
+
+
+def make_restorer(name: str, job: Job) -> Restorer:
+    """Make a method for a recording.
+
+    Args:
+        name: key of `RESTORERS`, or name or path of a network's weights.
+        job: the recording and what else the method may want to know.
+
+    Raises:
+        NldiffError: the name is unknown, or the method cannot be used for this recording.
+    """
+    if name in RESTORERS:
+        return RESTORERS[name](job)
+    return _network("", replace(job, weights=name))
+
+
+def check_method(name: str, weights: str | None = None) -> None:
+    """Find out before the work whether a method and its weights exist.
+
+    Args:
+        name: "blind", or as `make_restorer`.
+        weights: name or path of weights, for networks only.
+
+    Raises:
+        NldiffError: they do not.
+    """
+    if weights and name not in NETWORKS:
+        raise NldiffError(f"--weights {weights}: only with a network as --method ({', '.join(NETWORKS)})")
+    if name not in (BLIND, *RESTORERS) and name not in SHIPPED and not Path(name).is_file():
+        raise NldiffError(f"unknown method '{name}' (known: {', '.join((BLIND, *RESTORERS, *SHIPPED))}, or a file)")
+    if weights or name not in (BLIND, *RESTORERS):
+        _loaded(weights or name, torch.device("cpu"))
