@@ -120,8 +120,8 @@ def test_pair_is_a_function_of_seed_step_and_item(config: SupervisedConfig) -> N
     for key in reversed(keys):
         assert torch.equal(again[key], found[key])
     assert len({round(input_sdr(*pair), 3) for pair in found.values()}) == 9
-    other = Pairs(crops(replace(config, seed=1)), DISTORTIONS)
-    assert not torch.equal(other[keys[0]], found[keys[0]])
+    sdrs = [input_sdr(*pairs_of(c, name="hard_clip", sdr=[0, 9])[0, 0, 960]) for c in (config, replace(config, seed=1))]
+    assert abs(sdrs[0] - sdrs[1]) > 0.01
 
 
 def test_clean_half_is_the_crop(config: SupervisedConfig) -> None:
@@ -207,7 +207,7 @@ def test_plateau_lowers_the_rate_and_ends_the_run(config: SupervisedConfig) -> N
     stuck = replace(config, learning_rate=1e-30, val_every=1, checkpoint_every=2, patience=2, stop_patience=5, steps=3)
     train_supervised(stuck)
     train_supervised(replace(stuck, steps=20), resume=True)
-    assert rates(stuck) == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32], rel=1e-6)
+    assert rates(stuck) == pytest.approx([1e-30] * 3 + [1e-31] * 2 + [1e-32], rel=1e-6, abs=0)
     assert len({row["loss"] for row in validations(stuck)}) == 1
     before = (Path(stuck.run_dir) / "loss.csv").read_bytes()
     train_supervised(replace(stuck, steps=20), resume=True)
@@ -314,17 +314,18 @@ def test_a_killed_run_resumes_exactly(config: SupervisedConfig, tmp_path: Path) 
 
 
 def test_two_processes_equal_one(config: SupervisedConfig, tmp_path: Path) -> None:
-    # The second process does not validate, but has to know what the first found to end when it does.
-    config = replace(config, steps=20, val_every=1, patience=2, stop_patience=5, learning_rate=1e-30)
+    # The second process does not validate: without the values of the first it would end after the third step.
+    config = replace(config, steps=6, val_every=1, patience=1, stop_patience=2, learning_rate=0.01)
+    config = replace(config, network={**TINY, "residual": False})  # improves with every step
     train_supervised(config)
     assert len(rates(config)) == 6
     shared = replace(config, run_dir=str(tmp_path / "shared"))
     run_two_processes("train_baseline.py", write_yaml(shared, tmp_path / "settings.yaml"))
     assert rates(shared) == rates(config)
-    # The same numbers summed in another order.
-    assert losses(shared.run_dir) == pytest.approx(losses(config.run_dir), abs=1e-3)
-    norms = [[float(row["gradient_norm"]) for row in rows(Path(c.run_dir) / "loss.csv")] for c in (config, shared)]
-    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+    # The same numbers summed in another order, which Adam's first steps enlarge.
+    assert losses(shared.run_dir) == pytest.approx(losses(config.run_dir), abs=0.01)
+    for one, other in zip(validations(shared), validations(config), strict=True):
+        assert one == pytest.approx(other, abs=0.01)
 
 
 def test_worker_processes_change_nothing(config: SupervisedConfig, tmp_path: Path) -> None:
