@@ -38,7 +38,8 @@ _VOICEFIXER_WEIGHTS = {
         "https://zenodo.org/record/5469951/files/model.ckpt-1490000_trimed.pt"
     ),
 }
-# The package pins torch 2.1.1 and NumPy 1.26, which nldiff cannot use: it is installed without what it asks for.
+# No extra: the package pins torch 2.1.1 and NumPy 1.26, which nldiff cannot use, so it is installed without what it
+# asks for; it runs with torch 2.13 and NumPy 2.4. torchaudio must be of the same build as torch (PyPI's is for CUDA).
 _RESEMBLE_INSTALL = (
     "pip install --no-deps resemble-enhance==0.0.1 && pip install deepspeed torchaudio librosa pandas rich tabulate"
 )
@@ -82,7 +83,7 @@ def resemble_enhance(device: torch.device, seed: int) -> Enhancer:
         )
     try:
         package = importlib.import_module("resemble_enhance.enhancer.inference")
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a torchaudio of another build than torch
         raise NldiffError(f"resemble_enhance cannot be imported ({error}): {_RESEMBLE_INSTALL}") from error
 
     def enhance(speech: np.ndarray) -> np.ndarray:
@@ -127,7 +128,7 @@ def _run(function: Callable[..., Any], *arguments: Any) -> Any:
         NldiffError: whatever goes wrong there.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments)
     except NldiffError:
         raise

@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked
+from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked, save_tiny_baseline
 from numpy.typing import NDArray
 
+from nldiff import audio as audio_io
 from nldiff import plotting
+from nldiff.baselines.networks import NETWORKS
 from nldiff.choose import Choice
 from nldiff.errors import NldiffError
 from nldiff.files import restore_file
+from nldiff.methods import RESTORERS
 from nldiff.metrics import lsd, rr_mse, si_sdr
 from nldiff.nonlinearities import Distortion, input_sdr, parse_distortion
 from nldiff.priors import Prior
@@ -31,6 +34,7 @@ SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "sampler", "seed", "versions", "cost",
     "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz",
+    "method", "weights", "curve_range",
 }  # fmt: skip
 
 
@@ -119,6 +123,7 @@ def test_the_report_repeats_the_run(prior: Prior, source: Path, tmp_path: Path) 
     assert report["restored"] == "take.restored.wav"
     assert (report["sample_rate"], report["channels"], report["frames"]) == (TINY_RATE, 1, 2400)
     assert (report["seed"], report["prior"], report["known"]) == (5, "tiny", None)
+    assert (report["method"], report["weights"]) == ("blind", None)
     assert len(report["cost"]) == report["sampler"]["steps"] == report["network_evaluations"] == 4
     assert report["versions"]["torch"] == torch.__version__
     again = restore_file(source, tmp_path / "again", prior, RestoreConfig(**report["config"]))
@@ -174,6 +179,95 @@ def test_another_stem(prior: Prior, source: Path, tmp_path: Path) -> None:
     outputs = restore_file(source, tmp_path / "out", prior, RestoreConfig(), stem="take.2")
     assert outputs.audio == tmp_path / "out" / "take.2.restored.wav"
     assert set(contents(tmp_path / "out")) == {f"take.2{suffix}" for suffix in SUFFIXES}
+
+
+# ------------------------------------------------------------ other methods
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_baseline(tmp_path_factory.mktemp("baseline") / "tiny net.safetensors")
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(TINY_RATE, 1), (44100, 2)])
+@pytest.mark.parametrize("method", [*RESTORERS, "weights"])
+def test_every_method_gives_four_results(
+    baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, rate: int, channels: int
+) -> None:
+    for name in ("voicefixer", "resemble_enhance"):
+        monkeypatch.setattr(f"nldiff.external.{name}", lambda *_: lambda chunk: -5 * chunk)
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    source = write(tmp_path / "take.wav", np.stack([plucked(0.8, rate, n) for n in range(channels)]), rate)
+    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
+    network = method in NETWORKS
+    outputs = restore_file(
+        source, tmp_path / "out", (), config, distort=("hard_clip", {"threshold": 0.15}),
+        method=str(baseline) if method == "weights" else method, weights=str(baseline) if network else None,
+    )  # fmt: skip
+    assert set(contents(tmp_path / "out")) == {f"take{suffix}" for suffix in SUFFIXES}
+    report = strict_json(outputs.report_path)
+    assert set(report) == KEYS | {"distortion", "scores"}
+    assert report["method"] == (str(baseline) if method == "weights" else method)
+    assert report["weights"] == ("tiny net" if network or method == "weights" else None)
+    assert (report["prior"], report["sampler"], report["cost"], report["network_evaluations"]) == (None, None, [], 0)
+    works_at = TINY_RATE if network or method == "weights" else rate
+    assert report["restored_band_hz"] == min(rate, works_at) / 2
+
+    restored = sf.read(outputs.audio, always_2d=True)[0].T
+    observed = sf.read(source, always_2d=True)[0].T.clip(-0.15, 0.15)
+    assert restored.shape == observed.shape
+    assert np.sqrt(np.mean(restored**2)) == pytest.approx(np.sqrt(np.mean(observed**2)), rel=1e-5)
+    assert np.sum(restored * observed) > 0
+    table = np.loadtxt(outputs.curve_table, delimiter=",", skiprows=1)
+    assert sdr(observed, np.interp(restored, *table.T)) == pytest.approx(report["explained_db"], abs=0.05)
+    assert report["scores"]["before"]["si_sdr_db"] == pytest.approx(
+        float(np.mean(si_sdr(sf.read(source, always_2d=True)[0].T, observed))), abs=1e-3
+    )
+    if method in ("aspade", "sspade", "irm"):
+        assert report["scores"]["after"]["si_sdr_db"] > report["scores"]["before"]["si_sdr_db"] + 1
+        assert report["scores"]["after"]["rr_mse_db"] < -40
+
+
+def test_a_long_file_is_read_and_written_in_pieces(
+    baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.recording._BLOCK", 3000)
+    source = write(tmp_path / "take.wav", clipped(3.0, TINY_RATE))
+    asked: list[int] = []
+    read = audio_io.read
+
+    def counted(path: Path, start: int = 0, frames: int = -1) -> tuple[NDArray[np.float32], int]:
+        asked.append(frames)
+        return read(path, start, frames)
+
+    monkeypatch.setattr(audio_io, "read", counted)
+    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
+    restore_file(source, tmp_path / "out", (), config, method=str(baseline))
+    assert max(asked) == 4000
+    assert min(asked) > 0
+
+
+@pytest.mark.parametrize(
+    ("method", "said"), [("irm", "needs the clean signal"), ("aspade", r"take\.wav is not hard clipped")]
+)
+def test_a_method_that_cannot_be_used_leaves_not_even_a_folder(tmp_path: Path, method: str, said: str) -> None:
+    source = write(tmp_path / "take.wav", plucked(0.3, TINY_RATE)[None])
+    with pytest.raises(NldiffError, match=said):
+        restore_file(source, tmp_path / "out", (), RestoreConfig(), method=method)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_shown_of_the_curve_is_where_the_samples_are(
+    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "sample", FakeSampler())
+    x = plucked(3.0, TINY_RATE)[None]
+    x[0, 12000] = 0.95  # a single sample far beyond the others
+    outputs = restore_file(write(tmp_path / "take.wav", x), tmp_path / "out", prior, RestoreConfig())
+    table = np.loadtxt(outputs.curve_table, delimiter=",", skiprows=1)
+    assert table[-1, 0] == pytest.approx(0.95, rel=1e-4)
+    assert outputs.report["curve_range"] == pytest.approx(np.sort(np.abs(x[0]))[-3:-1].mean(), rel=0.05)
 
 
 # ------------------------------------------------------------ scores
