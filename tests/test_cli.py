@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_prior
+from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_baseline, save_tiny_prior
 
 import nldiff
+from nldiff.baselines.saved import load_baseline
 from nldiff.cli import infer_main, main
 from nldiff.errors import NldiffError
 from nldiff.priors import Prior, load_prior
@@ -142,6 +143,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "distort value": (["--distort", "hard_clip:sdr=three"], ["three"]),
     "distort without calibration": (["--distort", "half_wave:sdr=3"], ["half_wave"]),
     "distort beyond reach": (["--distort", "wavefold:sdr=-60"], ["take.wav", "-60"]),
+    "weights of no network": (["--weights", "mine.safetensors"], ["--weights mine.safetensors", "demucs"]),
     "missing config": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
 }
 
@@ -153,6 +155,38 @@ def test_a_bad_argument_is_one_line_and_no_result(
     arguments, named = BAD_ARGUMENTS[kind]
     # later options win, and so does the bad prior
     assert infer_main([str(source), "--output", str(tmp_path / "out"), "--prior", str(prior), *arguments]) == 1
+    line = one_line(capsys)
+    for text in named:
+        assert text in line
+    assert names(tmp_path / "out") == set()
+
+
+BAD_METHODS: dict[str, tuple[list[str], list[str]]] = {
+    "name": (["--method", "demcus"], ["demcus", "blind", "demucs", "aspade"]),
+    "file": (["--method", "none.safetensors"], ["none.safetensors"]),
+    "weights": (["--method", "umx", "--weights", "none.safetensors"], ["none.safetensors"]),
+    "weights elsewhere": (["--method", "aspade", "--weights", "x.safetensors"], ["--weights x.safetensors"]),
+    "prior": (["--method", "aspade", "--prior", "guitar"], ["--prior guitar", "blind"]),
+    "waveshaper": (["--method", "aspade", "--waveshaper", "mlp"], ["--waveshaper mlp"]),
+    "steps": (["--method", "aspade", "--steps", "5"], ["--steps 5"]),
+    "samples": (["--method", "aspade", "--samples", "2"], ["--samples 2", "aspade"]),
+    "mask of what is not known": (["--method", "irm"], ["irm", "--distort"]),
+    "known": (["--method", "irm", "--known", "half_wave", "--distort", "half_wave"], ["--known half_wave"]),
+    "known to others": (["--method", "voicefixer", "--known", "half_wave"], ["--known half_wave", "voicefixer"]),
+    "known to declipping": (["--method", "aspade", "--known", "half_wave"], ["take.wav", "half_wave"]),
+    "not installed": (["--method", "voicefixer"], ['pip install "nldiff[voicefixer]"']),
+    "not installed either": (["--method", "resemble-enhance"], ["pip install --no-deps resemble-enhance==0.0.1"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_METHODS)
+def test_a_method_that_cannot_be_used_is_one_line_and_no_result(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "voicefixer", None)
+    arguments, named = BAD_METHODS[kind]
+    assert infer_main([str(source), "--output", str(tmp_path / "out"), *arguments]) == 1
     line = one_line(capsys)
     for text in named:
         assert text in line
@@ -412,6 +446,68 @@ def test_huge_amplitudes_are_restored(prior: Path, tmp_path: Path, quick: FakeSa
     np.testing.assert_allclose(np.interp(restored, *table.T), 1e30 * plucked(0.2, TINY_RATE), atol=1e28)
 
 
+# ------------------------------------------------------------ other methods
+
+
+@pytest.fixture(scope="module")
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_baseline(tmp_path_factory.mktemp("baseline") / "tiny.safetensors")
+
+
+@pytest.mark.parametrize("named", ["method", "weights"])
+def test_a_network_restores(
+    baseline: Path,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
+) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.cli.load_candidates", lambda *_: pytest.fail("no prior is needed"))
+    arguments = ["--method", str(baseline)] if named == "method" else ["--method", "umx", "--weights", str(baseline)]
+    assert infer_main([str(source), "--output", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 0
+    assert names(tmp_path / "out") == results("take")
+    out, err = capsys.readouterr()
+    assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  restored up to 4000 Hz\n  curve" in out
+    assert "take: 100%" in err
+    y = clipped(0.2, TINY_RATE)
+    x = load_baseline(baseline)(torch.from_numpy(sf.read(source, dtype="float32")[0][None])).numpy()[0]
+    restored = sf.read(tmp_path / "out" / "take.restored.wav")[0]
+    gain = np.sqrt(np.mean(y**2) / np.mean(x**2)) * np.sign(np.cov(x, y[0])[0, 1])
+    assert restored == pytest.approx(gain * x, abs=1e-4)
+
+
+def test_declipping_finds_the_level_and_may_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    _samples(clipped(0.5, TINY_RATE)[0])(tmp_path / "take.wav")
+    found, told = tmp_path / "found", tmp_path / "told"
+    for folder, known in ((found, []), (told, ["--known", "hard_clip:threshold=0.15"])):
+        assert infer_main([str(tmp_path / "take.wav"), "--output", str(folder), "--method", "aspade", *known]) == 0
+    # only the absolute stopping rule sees another scale
+    one, two = (sf.read(folder / "take.restored.wav")[0] for folder in (found, told))
+    assert np.mean((one - two) ** 2) < 0.01 * np.mean(one**2)
+    assert (report(found)["known"], report(told)["known"]) == (None, "hard_clip:threshold=0.15")
+    # the curve of a clipper: straight, then held at the level
+    x, y = np.loadtxt(found / "take.curve.csv", delimiter=",", skiprows=1).T
+    slope = np.interp(0.02, x, y) / 0.02
+    straight, held = np.abs(x) < 0.12 / slope, np.abs(x) > 0.25 / slope
+    assert y[straight] == pytest.approx(slope * x[straight], abs=0.01)
+    assert y[held] == pytest.approx(0.15 * np.sign(x[held]), abs=0.02)
+
+
+def test_the_mask_is_scored(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    path = tmp_path / "clean.wav"
+    _samples(plucked(0.5, TINY_RATE))(path)
+    arguments = ["--method", "irm", "--distort", "hard_clip:sdr=5", "--quiet"]
+    assert infer_main([str(path), "--output", str(tmp_path / "out"), *arguments]) == 0
+    scores = report(tmp_path / "out", "clean")["scores"]
+    assert scores["after"]["si_sdr_db"] > scores["before"]["si_sdr_db"] + 2
+
+
 # ------------------------------------------------------------ what is printed
 
 
@@ -431,6 +527,20 @@ def test_the_summary_says_what_was_found(
     # the curve is still the identity it started as: the last point of the table is the peak
     last = out.split("->")[-1].split()[0]
     assert float(last) == pytest.approx(np.max(np.abs(sf.read(tmp_path / "out" / "clean.restored.wav")[0])), abs=2e-3)
+
+
+def test_the_curve_is_told_where_the_samples_are(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
+) -> None:
+    x = plucked(3.0, TINY_RATE)
+    x[12000] = 0.95  # a single sample far beyond the others
+    _samples(x)(tmp_path / "take.wav")
+    assert run(prior, tmp_path / "out", tmp_path / "take.wav") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "curve (restored" in line)
+    points = [float(pair.split()[0]) for pair in line.split(": ")[1].split("  ")]
+    peak = report(tmp_path / "out")["curve_range"]
+    assert points == pytest.approx([-peak, -0.5 * peak, -0.1 * peak, 0.1 * peak, 0.5 * peak, peak], abs=1e-3)
+    assert 0.4 < peak < 0.6
 
 
 def test_quiet_prints_nothing(
@@ -527,6 +637,20 @@ def test_infer_py_restores_and_reports_what_it_could_not(prior: Path, source: Pa
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {tmp_path / 'bad.wav'} is not a readable audio file, or its header is damaged\n"
     assert names(tmp_path / "out") == results("take", "übung 2")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere than on Unix all names are text")
+def test_names_that_are_no_text(source: Path, tmp_path: Path) -> None:
+    inputs, folder = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.wav", b"/bad\xff.wav")], tmp_path / "out"
+    os.replace(source, inputs[0])
+    Path(os.fsdecode(inputs[1])).write_text("no audio")
+    done = program("infer.py", *map(os.fsdecode, inputs), "--output", folder, "--method", "aspade")
+    assert done.returncode == 1
+    assert done.stdout.startswith("caf\\udce9.wav -> ")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/bad\\udcff.wav is not a readable audio file")
+    assert "Traceback" not in done.stderr
+    written = set(os.listdir(os.fsencode(folder)))
+    assert written == {b"caf\xe9" + suffix.encode() for suffix in SUFFIXES}
 
 
 def test_a_bad_argument_of_the_program_is_one_line_without_a_traceback(source: Path, tmp_path: Path) -> None:

@@ -449,6 +449,14 @@ def test_files_are_cut_into_pieces(tmp_path: Path) -> None:
     assert audio_io.rms(at_level) == pytest.approx(0.06, rel=1e-6)
 
 
+def test_names_that_are_no_text_can_be_written(tmp_path: Path) -> None:
+    sf.write(tmp_path / "x.wav", plucked(0.5, RATE), RATE)
+    (tmp_path / "x.wav").rename(tmp_path / os.fsdecode(b"caf\xe9 \xc3\xbc.wav"))
+    (clip,) = find_clips(tmp_path, 0, 1, 1.0)
+    assert clip.name == "caf\\udce9 ü"
+    assert len(read_clip(clip, 1.0, RATE, 0.06)) == RATE // 2
+
+
 def test_channels_are_averaged(clips: Path) -> None:
     clip = find_clips(clips, 0, 1, 1.0)[1]
     stereo, _ = sf.read(clip.path)

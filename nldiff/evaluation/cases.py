@@ -109,6 +109,7 @@ def find_clips(folder: str | Path, files: int, pieces: int, seconds: float) -> l
     clips = []
     for path in audio_io.find_audio([root])[: files or None]:
         name = path.relative_to(root).with_suffix("").as_posix() if root.is_dir() else path.stem
+        name = name.encode(errors="backslashreplace").decode()  # it goes into tables, which are UTF-8
         info = audio_io.probe(path)
         whole = max(1, int(info.frames / info.sample_rate / seconds))
         count = min(pieces or whole, whole)
