@@ -102,6 +102,7 @@ def test_every_input_and_parameter_has_a_gradient(tiny: str) -> None:
         ("demucs", {}, 34.22e6, 0.005),
         # "approximately 1M" of the 2022 paper, and what fits into 5 MB in bfloat16.
         ("demucs", {"hidden": 32, "depth": 3}, 0.94e6, 0.01),
+        ("demucs", {"hidden": 24, "depth": 6, "max_hidden": 96}, 1.09e6, 0.01),
         ("demucs", {"hidden": 32, "depth": 4, "max_hidden": 192}, 2.35e6, 0.01),
         ("wave-unet", {}, 0.98e6, 0.01),
         # By hand, 513 bins and width h: 4 statistics; h * 513 in and h * (513 + 2 h) out; norms; a bias; and three LSTM
@@ -161,6 +162,15 @@ def test_demucs_in_both_directions_knows_the_future() -> None:
     change = x.clone()
     change[:, 1200:] = noise(1, 800, seed=1)
     assert (network(change) - network(x))[0, :1000].any()
+
+
+@torch.no_grad()
+def test_demucs_works_at_a_multiple_of_the_rate() -> None:
+    torch.manual_seed(0)
+    plain, resampled = Demucs(4, 2, resample=1), Demucs(4, 2, resample=4)
+    resampled.load_state_dict(plain.state_dict())
+    y = noise(2, 500)
+    torch.testing.assert_close(resampled(y), halve_rate(halve_rate(plain(double_rate(double_rate(y))))))
 
 
 @torch.no_grad()
@@ -414,6 +424,18 @@ def test_crafx_knows_its_context_only() -> None:
     # Two hops of a frame and one of its neighbour; filters reach 4 + 8 samples.
     assert not difference[: 1200 - 3 * 128 - 12].any()
     assert difference[: 1200 - 128].any()
+
+
+@pytest.mark.parametrize(("position", "raised"), [(124, [1]), (125, [1, 2]), (131, [1, 2]), (132, [2])])
+@torch.no_grad()
+def test_crafx_envelopes_are_centred(position: int, raised: list[int]) -> None:
+    network = CRAFx(2, frame=128, context=0)
+    network.smooth.weight.fill_(1.0)
+    network.smooth.get_parameter("bias").zero_()
+    click = torch.zeros(1, 2, 256)
+    click[:, :, position] = -1.0  # raises 4 samples before to 3 after; steps begin at 0, 64, 128, 192
+    envelopes = network.envelopes(click)[0, 0]
+    assert [k for k in range(4) if float(envelopes[k]) > 1] == raised  # softplus(0) = 0.69, softplus(1) = 1.31
 
 
 @torch.no_grad()
