@@ -5,8 +5,8 @@ of Défossez, Synnaeve and Adi, "Real time speech enhancement in the waveform do
 
 Imort et al. 2022 (sec. 4) reduced it "from 66M to 1M by reducing the number of blocks from 12 to 6". The 12 blocks of
 the original are 6 in the encoder and 6 in the decoder, so 6 blocks are read as `depth=3` here; `hidden=32, depth=3` has
-0.94 M parameters. Read as 6 in either half, `hidden=24, depth=6, max_hidden=96` has 1.09 M; with a third of the work per
-sample, it gets further where the time for training is short.
+0.94 M parameters. Read as 6 in either half, `hidden=24, depth=6, max_hidden=96` has 1.09 M, a third of
+the work per sample, and gets further where the time for training is short.
 """
 
 import math
