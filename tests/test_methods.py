@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from nldiff.baselines.aspade import PRESETS, aspade
 from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
-from nldiff.baselines.saved import load_baseline
+from nldiff.baselines.networks import NETWORKS
+from nldiff.baselines.saved import SHIPPED, load_baseline
 from nldiff.errors import NldiffError
 from nldiff.methods import (
     Job,
@@ -25,6 +26,7 @@ from nldiff.methods import (
     least_squares_spline,
     make_restorer,
     process_blocks,
+    shipped_weights,
 )
 from nldiff.nonlinearities import Distortion
 from nldiff.recording import Recording
@@ -272,6 +274,18 @@ def test_weights_are_chosen_for_the_recording(
     x = plucked(0.3, rate)[None]
     y = x.clip(-0.2, 0.2) if kind == "clipped" else np.tanh(4 * x)
     assert choose_weights(network, recording(y, rate), Distortion(known) if known else None) == expected
+
+
+def test_all_shipped_weights_are_used_at_the_rate_that_they_were_trained_at() -> None:
+    found = {
+        (name, rate)
+        for network in NETWORKS
+        for rate in (16000, 44100)
+        for family in ("hard_clip", "soft_clip", "overdrive")
+        if (name := shipped_weights(network, family, rate))
+    }
+    assert {name for name, _ in found} == set(SHIPPED)
+    assert found == {(name, load_baseline(name).sample_rate) for name in SHIPPED}
 
 
 def test_weights_that_are_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
