@@ -24,6 +24,7 @@ from nldiff.training_loop import Job, Key, LoopConfig, StepReport, compute_dtype
 
 # An energy, against the logarithm of zero; that of a crop at level 0.06 is 0.0036 a sample.
 _TINY = 1e-8
+_WEIGHTS_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclass
@@ -41,6 +42,8 @@ class SupervisedConfig(LoopConfig):
         val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
         stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
+        input_level: level by which the network's input is divided, see `apply_network`; null: the RMS of every item.
+        weights_dtype: type of the numbers in the file: "bfloat16" or "float32".
     """
 
     sample_rate: int = 16000
@@ -63,6 +66,8 @@ class SupervisedConfig(LoopConfig):
     val_distortions: list[str] = field(default_factory=list)
     patience: int = 0
     stop_patience: int = 0
+    input_level: float | None = None
+    weights_dtype: str = "bfloat16"
 
 
 def draw_task(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Task:
@@ -142,12 +147,12 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
     )
     validation = validation_pairs(config, tasks)
     path = Path(config.run_dir) / "baseline.safetensors"
-    dtype = compute_dtype(config, device)
+    dtype, weights_dtype = compute_dtype(config, device), _WEIGHTS_DTYPES[config.weights_dtype]
 
     def losses(network: nn.Module, pairs: Tensor, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         x, y = pairs.unbind(dim=1)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            estimate = apply_network(network, y)
+            estimate = apply_network(network, y, config.input_level)
         losses = negative_sdr(x, estimate.float())
         return losses, losses
 
@@ -156,8 +161,8 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
         data=Pairs(crops, config.distortions),
         losses=losses,
         columns=["loss", "si_sdr", *config.val_distortions],
-        validate=lambda network: validate(network, validation, device),
-        save=lambda network, step: save_baseline(path, network, baseline_config(config, step)),
+        validate=lambda network: validate(network, validation, device, config.input_level),
+        save=lambda network, step: save_baseline(path, network, baseline_config(config, step), weights_dtype),
         result=path,
         rate=lambda history: plateau_rate([row[0] for row in history], config.patience, config.stop_patience),
         keep_best=True,
@@ -172,12 +177,14 @@ def validation_pairs(config: SupervisedConfig, tasks: Sequence[Task]) -> list[Te
 
 
 @torch.no_grad()
-def validate(network: nn.Module, validation: Sequence[Tensor], device: torch.device) -> list[float]:
+def validate(
+    network: nn.Module, validation: Sequence[Tensor], device: torch.device, input_level: float | None = None
+) -> list[float]:
     """Mean loss and SI-SDR over all of `validation_pairs`, then the mean SDR of each distortion; all in dB."""
     by_task, scale_invariant = [], []
     for pairs in validation:
         # In float32 and one by one, as the network will be used.
-        estimates = torch.cat([apply_network(network, y[None].to(device)).cpu() for y in pairs[:, 1]])
+        estimates = torch.cat([apply_network(network, y[None].to(device), input_level).cpu() for y in pairs[:, 1]])
         by_task.append(float(sdr(pairs[:, 0], estimates).mean()))
         scale_invariant.append(float(si_sdr(pairs[:, 0], estimates).mean()))
     return [-float(np.mean(by_task)), float(np.mean(scale_invariant)), *by_task]
@@ -189,6 +196,7 @@ def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
         "network": config.network,
         "sample_rate": config.sample_rate,
         "level": config.level,
+        "input_level": config.input_level,
         "task": sorted({entry["name"] for entry in config.distortions}),
         "training": {
             "description": config.description,
@@ -209,7 +217,11 @@ def _ends(value: Any) -> tuple[float, float]:
 
 
 def _checked_tasks(config: SupervisedConfig) -> list[Task]:
-    """The distortions of the validation, after checking those of the training as well."""
+    """The distortions of the validation, after checking those of the training and the network's file as well."""
+    if config.weights_dtype not in _WEIGHTS_DTYPES:
+        raise NldiffError(f"weights_dtype '{config.weights_dtype}': {' or '.join(_WEIGHTS_DTYPES)} expected")
+    if config.input_level is not None and config.input_level <= 0:
+        raise NldiffError(f"input_level={config.input_level:g}: a positive level or null expected")
     if not config.distortions or not config.val_distortions:
         raise NldiffError("distortions and val_distortions: at least one of each expected")
     for entry in config.distortions:

@@ -41,9 +41,9 @@ class FileKind(Generic[Network]):
         """Mark of these files in their metadata."""
         return f"nldiff-{self.noun}-1"
 
-    def save(self, path: Path, network: nn.Module, config: dict[str, Any]) -> None:
-        """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic."""
-        tensors = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in network.state_dict().items()}
+    def save(self, path: Path, network: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
+        """Write `network`'s weights in a type of numbers with `config` in the metadata; atomic."""
+        tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in network.state_dict().items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"format": self.format, "config": json.dumps(config)})
 

@@ -70,6 +70,12 @@ def test_weights_take_two_bytes_each(path: Path, network: nn.Module) -> None:
     assert 2 * count < path.stat().st_size < 2 * count + 10_000
 
 
+def test_weights_of_four_bytes_are_exact(path: Path, network: nn.Module) -> None:
+    save_baseline(path, network, CONFIG, torch.float32)
+    loaded = load_baseline(path).network.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+
+
 class Square(nn.Module):
     """Not linear, so a level that is wrong shows."""
 
@@ -81,6 +87,19 @@ def test_the_network_sees_unit_rms() -> None:
     # [3, 4] has the RMS sqrt(12.5); the square at unit RMS, [9, 16] / 12.5, times it.
     result = apply_network(Square(), torch.tensor([[3.0, -4.0], [0.0, 0.0], [0.02, 0.02]]))
     torch.testing.assert_close(result, torch.tensor([[9.0 / 12.5**0.5, 16 / 12.5**0.5], [0.0, 0.0], [0.02, 0.02]]))
+
+
+def test_a_fixed_level_shows_the_absolute_scale() -> None:
+    # 0.5 (y / 0.5)^2
+    result = apply_network(Square(), torch.tensor([[3.0, -4.0], [0.0, 0.0], [0.02, 0.02]]), 0.5)
+    torch.testing.assert_close(result, torch.tensor([[18.0, 32.0], [0.0, 0.0], [0.0008, 0.0008]]))
+
+
+def test_the_file_tells_the_level(path: Path, network: nn.Module) -> None:
+    save_baseline(path, network, CONFIG | {"input_level": 0.25}, torch.float32)
+    y = noise(2, 333)
+    with torch.no_grad():
+        torch.testing.assert_close(load_baseline(path)(y), network(4 * y) / 4)
 
 
 @pytest.mark.parametrize("gain", [1e-6, 0.5, 1e4])

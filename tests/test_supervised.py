@@ -264,7 +264,10 @@ def test_the_file_holds_what_its_use_needs(config: SupervisedConfig) -> None:
     assert baseline.config["training"]["steps"] == 2
 
 
-def test_a_network_is_trained_at_unit_rms(config: SupervisedConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("input_level", [None, 0.1])
+def test_levels_that_a_network_is_trained_at(
+    config: SupervisedConfig, monkeypatch: pytest.MonkeyPatch, input_level: float | None
+) -> None:
     levels: list[float] = []
 
     def spy(**arguments: Any) -> torch.nn.Module:
@@ -273,9 +276,24 @@ def test_a_network_is_trained_at_unit_rms(config: SupervisedConfig, monkeypatch:
         return network
 
     monkeypatch.setattr("nldiff.supervised.make_network", spy)
-    train_supervised(replace(config, augmentation=Augmentation(level_db=12.0)))
+    augmentation = Augmentation(level_db=12.0)
+    config = replace(config, augmentation=augmentation, input_level=input_level)
+    path = train_supervised(config)
+    assert load_baseline(path).config["input_level"] == input_level
     assert len(levels) == 4 * 2 + 2 * 2 * 2  # training items; validations of two distortions of two crops
-    assert levels == pytest.approx([1.0] * len(levels), rel=1e-4)
+    if input_level is None:
+        assert levels == pytest.approx([1.0] * len(levels), rel=1e-4)
+    else:
+        data = Pairs(crops(config), DISTORTIONS)
+        power = [data[step, item, 960][1].square().mean().item() for step in range(4) for item in range(2)]
+        seen = levels[:4] + levels[8:12]  # two steps, a validation, two steps, a validation
+        assert seen == pytest.approx([value / input_level**2 for value in power], rel=1e-4)
+
+
+def test_weights_are_kept_as_they_are_in_float32(config: SupervisedConfig) -> None:
+    saved = load_file(train_supervised(replace(config, steps=2, weights_dtype="float32")))
+    trained = torch.load(Path(config.run_dir) / "checkpoint.pt", weights_only=True)["network"]
+    assert all(torch.equal(saved[name], tensor) for name, tensor in trained.items())
 
 
 def test_validation_of_the_identity_is_the_input_sdr(config: SupervisedConfig) -> None:
@@ -369,6 +387,8 @@ def test_bfloat16_is_close(config: SupervisedConfig, tmp_path: Path) -> None:
         ({"val_distortions": ["hard_clip:sdr=x"]}, "sdr=x is not a number"),
         ({"samples_per_step": 100}, "^samples_per_step=100 makes 0 items"),
         ({"precision": "float16"}, "^precision 'float16'"),
+        ({"weights_dtype": "float16"}, "^weights_dtype 'float16': bfloat16 or float32 expected"),
+        ({"input_level": 0.0}, "^input_level=0: a positive level or null expected"),
     ],
     ids=str,
 )
@@ -435,17 +455,17 @@ def test_configurations(path: Path, guitar_folder: Path, tmp_path: Path, monkeyp
         "/data/guitar/train",
         "/data/guitar/val",
     )
-    assert config.samples_per_step == 8 * config.segment_lengths[0] == 16 * config.sample_rate
+    assert config.samples_per_step % config.segment_lengths[0] == 0
     assert config.val_length == 2 * config.sample_rate
     network = make_network(**config.network)
-    # Two bytes a weight.
-    assert 2 * sum(tensor.numel() for tensor in network.state_dict().values()) < 5e6
+    size = {"bfloat16": 2, "float32": 4}[config.weights_dtype]
+    assert size * sum(tensor.numel() for tensor in network.state_dict().values()) < 5e6
     names = {entry["name"] for entry in config.distortions}
     pairs = Pairs(Crops(guitar_folder, 8000, config.level, config.augmentation), config.distortions)
     x, y = pairs[0, 0, 960]
     assert bool(y.isfinite().all()) and not torch.equal(x, y)
     with torch.no_grad():
-        assert apply_network(network, y[None]).shape == (1, 960)
+        assert apply_network(network, y[None], config.input_level).shape == (1, 960)
     assert names <= {"hard_clip", "soft_clip_r", "overdrive", "amplified_clip"}
 
 

@@ -26,10 +26,11 @@ class Baseline:
 
     Attributes:
         name: one of `SHIPPED`, or the stem of the file it came from.
-        network: in inference mode; it expects audio at unit RMS.
+        network: in inference mode; it expects audio as `apply_network` scales it.
         sample_rate: rate of the audio it was trained on, Hz.
         config: the whole metadata: network arguments, RMS of the clean audio in training (`level`), names of the
-            distortions it was trained for (`task`), training summary, versions.
+            distortions it was trained for (`task`), `input_level` of `apply_network` (absent: None), training
+            summary, versions.
     """
 
     name: str
@@ -40,25 +41,27 @@ class Baseline:
     @torch.no_grad()
     def __call__(self, y: Tensor) -> Tensor:
         """Estimate the clean audio; `y` [batch, time] -> [batch, time] float32, on the network's device."""
-        return apply_network(self.network, y.float())
+        return apply_network(self.network, y.float(), self.config.get("input_level"))
 
 
-def apply_network(network: nn.Module, y: Tensor) -> Tensor:
-    """Apply a network to `y` [batch, time] at unit RMS, and give the result the level of `y` back.
+def apply_network(network: nn.Module, y: Tensor, input_level: float | None = None) -> Tensor:
+    """Apply a network to `y` [batch, time] divided by a level, and multiply the result by it.
 
-    The gain of a recording then changes nothing but the gain of the result. Every item is scaled on its own;
-    silent ones come back as zeros.
+    Without an `input_level` it is the RMS of every item: the network sees unit RMS, and the gain of a recording
+    changes nothing but the gain of the result. A fixed level lets the network see the absolute scale, which some
+    distortions leave in the signal (the amplitude at which overdrive saturates). Silent items come back as zeros.
     """
     rms = y.square().mean(dim=-1, keepdim=True).sqrt()
-    return rms * network(y / torch.where(rms > 0, rms, 1.0))
+    level = rms if input_level is None else (rms > 0) * input_level
+    return level * network(y / torch.where(rms > 0, level, 1.0))
 
 
-def save_baseline(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic.
+def save_baseline(path: Path, network: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write `network`'s weights as numbers of type `dtype` with `config` in the metadata; atomic.
 
     `config` holds at least `network` (name and arguments), `sample_rate`, `level` and `task`.
     """
-    _FILES.save(path, network, config)
+    _FILES.save(path, network, config, dtype)
 
 
 def load_baseline(name_or_path: str | Path, device: str | torch.device = "cpu") -> Baseline:
