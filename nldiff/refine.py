@@ -1,16 +1,17 @@
-"""A last step for increasing curves: the sparsest signal that the curve maps to exactly what was observed.
+"""For increasing curves: the sparsest signal that the curve maps to exactly what was observed.
 
 A sample from the prior explains the observation to a few per cent, and a weak prior makes loud passages too quiet. Once
 the curve is known, every observed value says in which interval the clean sample lies: a point where the curve rises,
 everything above a clipping level. Spectra of music and speech are sparse, and shrinking small coefficients while
 keeping every sample in its interval carries what the reliable samples say into the distorted ones. The shrinkage is
 the persistent empirical Wiener of Siedenburg, Kowalski and Dörfler, "Audio declipping with social sparsity" (2014);
-here the constraint is that of any increasing curve.
+here the constraint is that of any increasing curve. The sparsest signal has no noise floor and no breath; a few steps
+of the prior from a low noise level, held inside the same intervals, put them back (`polish`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
+
+from nldiff.diffusion import Denoiser
+from nldiff.sampling import SamplerSettings, draw_noise
 
 # Of the RMS of the observation: how far off the curve may be.
 _TOLERANCE = 1 / 25
@@ -30,7 +34,7 @@ _UNEXPLAINED = 0.3
 _EXCESS = 2.0
 _FIRST_THRESHOLD, _LAST_THRESHOLD = 0.1, 1e-4
 _PERSISTENCE = 3
-_MOMENTUM = 0.9
+_MOMENTUM = 0.95
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class IncreasingCurve:
     x: Tensor
     y: Tensor
     tolerance: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Distort samples of any shape; same type and device."""
+        y = np.interp(x.detach().cpu().double().numpy(), self.x.numpy(), self.y.numpy())
+        return torch.from_numpy(y).to(x.dtype).to(x.device)
 
     def bounds(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         """Smallest and largest clean value for every observed sample, both like `observed`; may be infinite.
@@ -98,31 +107,65 @@ def increasing_curve(curve: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) ->
     return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(increasing), tolerance)
 
 
-def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, window: int, iterations: int) -> Tensor:
+def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, windows: Sequence[int], iterations: int) -> Tensor:
     """Move `x` to a sparse signal between `low` and `high`.
 
     Iterative shrinkage with momentum: the threshold falls from a tenth to a ten-thousandth of the largest
     coefficient of each item, by the same factor in every iteration, and every iteration starts with putting the
-    samples back into their intervals.
+    samples back into their intervals. What is sparse depends on the window; the mean of the signals that different
+    windows give has a smaller error than most of them, and lies inside the intervals as they do.
 
     Args:
         x: estimates of the clean signal [batch, time].
         low: smallest value of every sample, same shape; may be -infinite.
         high: largest value of every sample, not below `low`; may be infinite.
-        window: length of the Hann window in samples, a multiple of 4.
-        iterations: how many.
+        windows: lengths of the Hann windows in samples, multiples of 4.
+        iterations: how many, for each window.
 
     Returns:
         [batch, time], inside the intervals.
     """
+    # Otherwise the way into the intervals would count as momentum, and be overshot several times over.
+    x = x.clamp(low, high)
+    return torch.stack([_sparsest(x, low, high, window, iterations) for window in windows]).mean(0).clamp(low, high)
+
+
+@torch.no_grad()
+def polish(
+    denoiser: Denoiser,
+    x: Tensor,
+    low: Tensor,
+    high: Tensor,
+    settings: SamplerSettings,
+    sources: Sequence[torch.Generator],
+) -> Tensor:
+    """Let the prior go over `x`: noise is added, removed by the prior, and the samples put back into their intervals.
+
+    Args:
+        denoiser: D(x, sigma).
+        x: estimates of the clean signal [batch, time] at the prior's level.
+        low: smallest value of every sample, same shape; may be -infinite.
+        high: largest value of every sample; may be infinite.
+        settings: `polish_steps` noise levels fall from `polish_sigma` to `sigma_min`, by the same factor each.
+        sources: one CPU generator per item.
+
+    Returns:
+        [batch, time], inside the intervals.
+    """
+    for sigma in np.geomspace(settings.polish_sigma, settings.sigma_min, settings.polish_steps).tolist():
+        noisy = x + sigma * draw_noise(x, sources)
+        x = denoiser(noisy, x.new_full((len(x),), sigma)).clamp(low, high)
+    return x
+
+
+def _sparsest(x: Tensor, low: Tensor, high: Tensor, window: int, iterations: int) -> Tensor:
+    """`sparsest_consistent` with one window and a start `x` inside the intervals."""
     hann = torch.hann_window(window, device=x.device, dtype=x.dtype)
     hop = window // 4
 
     def spectrum(signal: Tensor) -> Tensor:
         return torch.stft(signal, window, hop, window=hann, pad_mode="constant", return_complex=True)
 
-    # Otherwise the way into the intervals would count as momentum, and be overshot several times over.
-    x = x.clamp(low, high)
     largest = spectrum(x).abs().amax((1, 2), keepdim=True)
     ahead = previous = x
     for i in range(iterations):
@@ -134,4 +177,4 @@ def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, window: int, itera
         current = torch.istft(s, window, hop, window=hann, length=x.shape[1])
         ahead = current + _MOMENTUM * (current - previous)
         previous = current
-    return previous.clamp(low, high)
+    return previous

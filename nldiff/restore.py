@@ -1,11 +1,13 @@
 """From a recording of any rate, level, channel count and length to a `Restoration`.
 
 The one place that knows rates, channels, chunks and levels. Chunks and channels of a recording share one curve: it is
-estimated jointly on the loudest chunks, then held fixed while the others are restored one after the other, so memory
-does not grow with the length.
+estimated by sampling on the loudest chunks jointly, then held fixed while the chunks are restored one after the
+other, so memory does not grow with the length. Increasing curves leave little to sample: there the chunks are restored
+by `nldiff.refine`, and the curve is estimated on an excerpt.
 """
 
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from nldiff.errors import NldiffError
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.recording import Recording, above_band, chunk_starts, from_rate, joined
-from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
+from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
 from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
 from nldiff.settings import RestoreConfig, check_config, choose_device, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
@@ -46,7 +48,7 @@ class Fit:
         curve: maps clean samples [1, n] to observed ones at the prior's levels.
         observation_gain: prior level = `observation_gain` * observed sample.
         cost: mean of eq. 8 over the jointly restored items in every diffusion step.
-        evaluations: network evaluations per item.
+        evaluations: network evaluations per item, those for the curve included.
         seconds: wall time of sampling.
         settings: sampler settings.
         restored_band_hz: upper end of the band that the prior restored, Hz; above it the result is silent, or observed
@@ -176,18 +178,21 @@ def restore_blocks(
     starts, length = chunk_starts(recording, config)
     channels = recording.channels
     levels = np.array([_mean_square(recording, start, length) for start in starts])
-    joint = np.sort(np.argsort(-levels, kind="stable")[: max(1, config.joint_items // channels)])
-    rms = float(np.sqrt(levels[joint].mean()))
+    joint = np.sort(np.argsort(-levels, kind="stable")[: max(1, config.joint_items // channels)]).tolist()
+    excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refine_iterations else length
+    loudest = [_loudest(recording, starts[chunk], length, excerpt) for chunk in joint]
+    rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in loudest])))
     gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
-
-    loudest = np.concatenate([recording.read(starts[c], length) for c in joint], axis=1) * gain
-    match = histogram_match(loudest, prior.sigma_data) if config.warm_start == "histogram" else None
+    samples = np.concatenate(loudest, axis=1) * gain
+    match = histogram_match(samples, prior.sigma_data) if config.warm_start == "histogram" else None
 
     batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
-    others = [chunk for chunk in range(len(starts)) if chunk not in joint]
     per_call = max(1, batch_size // channels)
-    calls = [list(joint), *(others[i : i + per_call] for i in range(0, len(others), per_call))]
-    done = 0
+    every = list(range(len(starts)))
+    others = [chunk for chunk in every if chunk not in joint]
+    done, planned = 0, settings.steps * (1 + math.ceil(len(others) / per_call))
+    if settings.refine_iterations:
+        planned = settings.steps + math.ceil(len(every) / per_call)
     grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * prior.sigma_data
     noted: list[np.ndarray] = []
 
@@ -198,38 +203,45 @@ def restore_blocks(
             with torch.no_grad():
                 noted.append(step.curve.curve(grid.to(device))[0].cpu().numpy())
         if on_step:
-            on_step(done, len(calls) * settings.steps)
+            on_step(done, planned)
 
-    def observed(chunks: list[int]) -> Tensor:
-        pieces = [recording.read(starts[c], length) * gain for c in chunks]
-        return torch.from_numpy(np.concatenate([_to_rate(p, recording.sample_rate, prior) for p in pieces])).to(device)
+    def observed(pieces: list[np.ndarray]) -> Tensor:
+        """Pieces [channels, n] of the recording at the prior's rate and level, [pieces * channels, time]."""
+        at_rate = [_to_rate(piece * gain, recording.sample_rate, prior) for piece in pieces]
+        return torch.from_numpy(np.concatenate(at_rate)).to(device)
+
+    def first_guess(y: Tensor) -> Tensor:
+        return torch.from_numpy(match(y.cpu().numpy())).to(device) if match else y
+
+    def sources(chunks: list[int]) -> list[torch.Generator]:
+        return generators([_seed(config.seed, c, channel) for c in chunks for channel in range(channels)])
 
     def run(chunks: list[int], y: Tensor, curve: Curve, level: float | None) -> Posterior:
-        start = torch.from_numpy(match(y.cpu().numpy())).to(device) if match else y
-        seeds = [_seed(config.seed, c, channel) for c in chunks for channel in range(channels)]
         return sample(
-            prior.denoiser, y, curve, schedule, settings, generators(seeds),
-            start=start, level=level, batch_size=batch_size, callback=stepped,
+            prior.denoiser, y, curve, schedule, settings, sources(chunks),
+            start=first_guess(y), level=level, batch_size=batch_size, callback=stepped,
         )  # fmt: skip
 
-    y = observed(calls[0])
+    y = observed(loudest)
     if known:
         curve: Curve = partial(_at_level, known, gain)
-        first = run(calls[0], y, curve, None)
+        first = run(joint, y, curve, None)
     else:
         waveshaper = configured_waveshaper(config).to(device)
-        sources = generators([_seed(config.seed, -1, 0)])
-        waveshaper.reset(torch.from_numpy(loudest.reshape(1, -1)).to(device), sources)
-        first = run(calls[0], y, waveshaper, prior.sigma_data)
+        waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(device), generators([_seed(config.seed, -1, 0)]))
+        first = run(joint, y, waveshaper, prior.sigma_data)
         curve = waveshaper
-    restored, increasing = first.audio, None
-    if settings.refine_iterations:
-        increasing = increasing_curve(curve, restored, y)
-        restored = _refine(restored, y, increasing, settings)
-        if increasing and isinstance(curve, Waveshaper):
+    restored = first.audio
+    increasing = increasing_curve(curve, restored, y) if settings.refine_iterations else None
+    if increasing:
+        windows, iterations = settings.refine_windows, settings.refine_iterations
+        restored = sparsest_consistent(restored, *_bounds(increasing, y), windows, iterations)
+        if isinstance(curve, Waveshaper):
             fit_operator(
                 curve, restored, y, settings, generators([_seed(config.seed, -1, 1 + i) for i in range(len(y))])
             )
+            # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
+            curve = increasing = increasing_curve(curve, restored, y) or increasing
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
     polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
@@ -244,15 +256,36 @@ def restore_blocks(
             for c, piece in pieces.items()
         }
 
-    ready = finished(calls[0], restored)
+    def restored_chunks(chunks: list[int]) -> Tensor:
+        nonlocal done
+        y = observed([recording.read(starts[chunk], length) for chunk in chunks])
+        if not increasing:
+            return run(chunks, y, curve, None).audio
+        low, high = _bounds(increasing, y)
+        x = sparsest_consistent(first_guess(y), low, high, settings.refine_windows, settings.refine_iterations)
+        if settings.polish_sigma:
+            x = polish(prior.denoiser, x, low, high, settings, sources(chunks))
+        done += 1
+        if on_step:
+            on_step(done, planned)
+        return x
+
+    # What was sampled is a result, unless it is an excerpt only or the refinement knows better.
+    ready = {} if increasing or excerpt < length else finished(joint, restored)
+    remaining = [chunk for chunk in every if chunk not in ready]
+    calls = [remaining[i : i + per_call] for i in range(0, len(remaining), per_call)]
+    evaluations = first.evaluations
+    if not increasing:
+        planned = settings.steps * (1 + len(calls))
+        evaluations *= 1 if excerpt >= length else 2
+    elif settings.polish_sigma:
+        evaluations += settings.polish_steps
 
     def pieces() -> Iterator[np.ndarray]:
-        pending = calls[1:]
-        for chunk in range(len(starts)):
+        for chunk in every:
             if chunk not in ready:
-                y = observed(pending[0])
-                restored = _refine(run(pending[0], y, curve, None).audio, y, increasing, settings)
-                ready.update(finished(pending.pop(0), restored))
+                chunks = calls.pop(0)
+                ready.update(finished(chunks, restored_chunks(chunks)))
             yield ready.pop(chunk)
 
     for block in joined(pieces(), starts, recording.frames):
@@ -260,7 +293,7 @@ def restore_blocks(
     cost = tuple(first.cost.mean(1).tolist())
     band = min(recording.sample_rate, prior.sample_rate) / 2
     curves = np.reshape(noted, (-1, _NOTED_POINTS))
-    return Fit(curve, gain, cost, first.evaluations, time.monotonic() - started, settings, band, grid.numpy(), curves)
+    return Fit(curve, gain, cost, evaluations, time.monotonic() - started, settings, band, grid.numpy(), curves)
 
 
 def settle(
@@ -335,13 +368,19 @@ def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
     return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
 
 
-def _refine(x: Tensor, y: Tensor, increasing: IncreasingCurve | None, settings: SamplerSettings) -> Tensor:
-    """The sparsest signals [batch, time] that explain `y`, near the samples `x`; just `x` if no curve is given."""
-    if increasing is None:
-        return x
-    # One by one: the bounds of an item do not depend on its neighbours.
-    low, high = map(torch.stack, zip(*(increasing.bounds(item) for item in y), strict=True))
-    return sparsest_consistent(x, low, high, settings.refine_window, settings.refine_iterations)
+def _bounds(increasing: IncreasingCurve, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of the clean samples of `y` [batch, time]; those of an item do not depend on its neighbours."""
+    low, high = zip(*(increasing.bounds(item) for item in y), strict=True)
+    return torch.stack(low), torch.stack(high)
+
+
+def _loudest(recording: Recording, start: int, length: int, excerpt: int) -> np.ndarray:
+    """The loudest stretch [channels, excerpt] of a chunk, on a grid of quarters of it; all of a shorter chunk."""
+    chunk = recording.read(start, length)
+    starts = range(0, max(1, length - excerpt + 1), max(1, excerpt // 4))
+    power = [np.mean(chunk[:, i : i + excerpt].astype(np.float64) ** 2) for i in starts]
+    best = starts[int(np.argmax(power))]
+    return chunk[:, best : best + excerpt]
 
 
 def _chunks(restored: Tensor, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:

@@ -35,8 +35,10 @@ class SamplerSettings:
         operator_warmup: Adam steps on the curve before the first diffusion step, with `start` as the clean signal.
         operator_segments, operator_segment_length: random pieces of each item, drawn anew in every diffusion
             step, that the curve is fitted on; 0 segments, or items that are no longer: the whole item.
-        refine_iterations, refine_window: what `restore` does after sampling if the curve is increasing, see
-            `nldiff.refine`; 0 iterations leave it out. The window is in samples at the prior's rate.
+        refine_iterations, refine_windows: how `restore` finds the signal once the curve is known to be increasing, see
+            `nldiff.refine`; 0 iterations leave it to the sampler. The windows are in samples at the prior's rate.
+        polish_sigma, polish_steps: noise level, at the prior's level, from which the prior then goes over the refined
+            signal, and in how many steps; 0 leaves it out.
     """
 
     steps: int = 50
@@ -57,7 +59,9 @@ class SamplerSettings:
     operator_segments: int = 0
     operator_segment_length: int = 16384
     refine_iterations: int = 0
-    refine_window: int = 8192
+    refine_windows: tuple[int, ...] = (4096, 8192, 16384)
+    polish_sigma: float = 0.0
+    polish_steps: int = 6
 
 
 @dataclass(frozen=True)

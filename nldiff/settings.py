@@ -34,6 +34,7 @@ class RestoreConfig:
             clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
         chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
             which is less than half a chunk.
+        excerpt_seconds: with the refinement, the curve is estimated on the loudest stretch of this length of a chunk.
         joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
         batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
     """
@@ -48,6 +49,7 @@ class RestoreConfig:
     warm_start: str = "histogram"
     chunk_seconds: float = 6.25
     overlap_seconds: float = 0.5
+    excerpt_seconds: float = 3.0
     joint_items: int = 4
     batch_size: int = 0
 
@@ -60,7 +62,7 @@ def check_config(config: RestoreConfig) -> None:
     """
     _require(config, ("seed", "batch_size", "overlap_seconds"), 0)
     _require(config, ("joint_items",), 1)
-    _require(config, ("chunk_seconds",), audio_io.MIN_SECONDS)
+    _require(config, ("chunk_seconds", "excerpt_seconds"), audio_io.MIN_SECONDS)
     if 2 * config.overlap_seconds >= config.chunk_seconds:
         raise NldiffError(
             f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
@@ -99,9 +101,12 @@ def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
     _require(settings, ("operator_iterations", "operator_warmup", "operator_segments"), 0)
     _require(settings, ("refine_iterations",), 0)
     _require(settings, ("operator_segment_length",), 1)
-    _require(settings, ("refine_window",), 4)
-    if settings.refine_window % 4:
-        raise NldiffError(f"refine_window={settings.refine_window}: a multiple of 4 expected")
+    if not settings.refine_windows or any(window < 4 or window % 4 for window in settings.refine_windows):
+        raise NldiffError(f"refine_windows={list(settings.refine_windows)}: positive multiples of 4 expected")
+    _require(settings, ("polish_sigma",), 0)
+    if 0 < settings.polish_sigma < settings.sigma_min:
+        raise NldiffError(f"polish_sigma={settings.polish_sigma:g}: 0 or at least {settings.sigma_min:g} expected")
+    _require(settings, ("polish_steps",), 1)
     _require(settings, ("cost_n_fft",), 2)
     _require(settings, ("cost_hop",), 1)
     if settings.cost_n_fft % 2:

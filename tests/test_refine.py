@@ -16,7 +16,7 @@ from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
 from nldiff.priors import Prior
-from nldiff.refine import IncreasingCurve, increasing_curve, sparsest_consistent
+from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
 from nldiff.restore import restore
 from nldiff.sampling import SamplerSettings, fit_operator, generators
 from nldiff.settings import RestoreConfig, sampler_settings
@@ -46,6 +46,12 @@ def tones(seed: int, rate: int = 8000) -> Tensor:
     time = np.arange(rate)[:, None] / rate
     x = (amplitude * np.sin(2 * np.pi * frequency * time + phase)).sum(1)
     return torch.from_numpy((0.06 * x / np.sqrt(np.mean(x**2))).astype(np.float32))[None]
+
+
+def test_the_table_is_applied_by_interpolation_and_flat_outside() -> None:
+    curve = table([(-1, -0.5), (0, 0), (2, 1)], tolerance=0.1)
+    x = torch.tensor([[-3.0, -0.5], [1.0, 5.0]])
+    torch.testing.assert_close(curve(x), torch.tensor([[-0.5, -0.25], [0.5, 1.0]]))
 
 
 def assert_bounds(curve: IncreasingCurve, expected: dict[float, tuple[float, float]]) -> None:
@@ -229,7 +235,7 @@ def test_the_result_is_between_the_bounds(
 ) -> None:
     x, low, high = intervals(seed, items, length)
     low, high = torch.nan_to_num(scale * low, -torch.inf), torch.nan_to_num(scale * high, torch.inf)
-    result = sparsest_consistent(scale * x, low, high, window, iterations)
+    result = sparsest_consistent(scale * x, low, high, [window], iterations)
     assert (result.shape, result.dtype) == (x.shape, x.dtype)
     assert bool(result.isfinite().all())
     assert bool(((low <= result) & (result <= high)).all())
@@ -237,12 +243,12 @@ def test_the_result_is_between_the_bounds(
 
 def test_bounds_without_room_give_the_signal_exactly() -> None:
     x = laplace(3000).reshape(2, 1500)
-    assert torch.equal(sparsest_consistent(torch.zeros_like(x), x, x, 256, 5), x)
+    assert torch.equal(sparsest_consistent(torch.zeros_like(x), x, x, [256, 64], 5), x)
 
 
 def test_a_silent_item_stays_silent() -> None:
     x = torch.zeros(1, 1000)
-    assert torch.equal(sparsest_consistent(x, x - 0.1, x + 0.1, 256, 5), x)
+    assert torch.equal(sparsest_consistent(x, x - 0.1, x + 0.1, [256, 64], 5), x)
 
 
 @pytest.mark.parametrize("window", [64, 1024])
@@ -250,9 +256,9 @@ def test_an_item_alone_equals_the_item_in_a_batch(window: int) -> None:
     x, low, high = intervals(0, 3, 2000)
     scale = torch.tensor([[1.0], [1e-3], [30.0]])  # thresholds follow the level of each item
     x, low, high = scale * x, scale * low, scale * high
-    together = sparsest_consistent(x, low, high, window, 10)
+    together = sparsest_consistent(x, low, high, [window], 10)
     for i in range(3):
-        alone = sparsest_consistent(x[i : i + 1], low[i : i + 1], high[i : i + 1], window, 10)
+        alone = sparsest_consistent(x[i : i + 1], low[i : i + 1], high[i : i + 1], [window], 10)
         torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-4 * float(scale[i]))
 
 
@@ -262,7 +268,7 @@ def test_weak_noise_that_nothing_holds_is_shrunk_to_silence() -> None:
     x = torch.cat([tone, 1e-8 * torch.randn(4000, generator=torch.Generator().manual_seed(0))])[None]
     held = torch.arange(8000) < 4000
     low, high = torch.where(held, x, -torch.inf), torch.where(held, x, torch.inf)
-    result = sparsest_consistent(x, low, high, 256, 30)[0]
+    result = sparsest_consistent(x, low, high, [256], 30)[0]
     assert torch.equal(result[:4000], tone)
     assert float(x[0, 6000:].abs().max()) > 1e-8
     assert float(result[6000:].abs().max()) < 1e-12
@@ -274,7 +280,14 @@ def declipped(x: Tensor, start: Callable[[Tensor], Tensor]) -> tuple[float, floa
     y = distortion(x)
     curve = increasing_curve(distortion, x, y)
     assert curve is not None
-    return input_sdr(x, y), input_sdr(x, sparsest_consistent(start(y), *curve.bounds(y), 1024, 100))
+    return input_sdr(x, y), input_sdr(x, sparsest_consistent(start(y), *curve.bounds(y), [1024], 300))
+
+
+def test_several_windows_give_the_mean_of_what_each_gives() -> None:
+    x, low, high = intervals(1, 2, 1500)
+    together, short, long = (sparsest_consistent(x, low, high, windows, 5) for windows in ([64, 512], [64], [512]))
+    torch.testing.assert_close(together, (short + long) / 2)
+    assert float((short - long).abs().max()) > 0.01
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -298,8 +311,35 @@ def test_other_distortions_of_sparse_signals_are_undone(name: str) -> None:
     y = distortion(x)
     curve = increasing_curve(distortion, x, y)
     assert curve is not None
-    restored = sparsest_consistent(y, *curve.bounds(y), 1024, 100)
+    restored = sparsest_consistent(y, *curve.bounds(y), [1024], 300)
     assert input_sdr(x, restored) > input_sdr(x, y) + 13  # 15 to 26 dB
+
+
+# ------------------------------------------------------------ the prior's last word
+
+POLISH = SamplerSettings(sigma_min=0.01, polish_sigma=0.04, polish_steps=3)  # noise levels 0.04, 0.02 and 0.01
+EVERYWHERE = torch.tensor(torch.inf)
+
+
+def half(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / 2
+
+
+def test_polishing_adds_noise_of_each_level_and_denoises() -> None:
+    x = torch.ones(2, 50)
+    result = polish(half, x, -EVERYWHERE, EVERYWHERE, POLISH, generators([3, 4]))
+    for i, seed in enumerate((3, 4)):
+        first, second, third = (torch.randn(50, generator=source) for source in generators([seed]) for _ in range(3))
+        torch.testing.assert_close(result[i], (((1 + 0.04 * first) / 2 + 0.02 * second) / 2 + 0.01 * third) / 2)
+
+
+def test_polishing_stays_between_the_bounds() -> None:
+    x, low, high = intervals(2, 3, 400)
+    x = x.clamp(low, high)
+    result = polish(half, x, low, high, POLISH, generators([0, 1, 2]))
+    assert bool(((low <= result) & (result <= high)).all())
+    assert not torch.equal(result, x)
+    assert torch.equal(polish(half, x, x, x, POLISH, generators([0, 1, 2])), x)
 
 
 # ------------------------------------------------------------ fitting the curve to known signals
@@ -346,7 +386,7 @@ def test_segments_come_from_the_generators() -> None:
 
 REFINED: dict[str, Any] = {
     "refine_iterations": 10,
-    "refine_window": 512,
+    "refine_windows": [512],
     "operator_warmup": 20,
     "operator_learning_rate": 0.002,
 }
@@ -365,13 +405,17 @@ def rms(x: Any) -> float:
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("refine_window", 1022, "a multiple of 4 expected"),
-        ("refine_window", 0, "a number of at least 4 expected"),
-        ("refine_window", -8, "a number of at least 4 expected"),
+        ("refine_windows", [512, 1022], "positive multiples of 4 expected"),
+        ("refine_windows", [0], "positive multiples of 4 expected"),
+        ("refine_windows", [-8], "positive multiples of 4 expected"),
+        ("refine_windows", [], "positive multiples of 4 expected"),
         ("refine_iterations", -1, "a number of at least 0 expected"),
+        ("polish_sigma", -0.5, "a number of at least 0 expected"),
+        ("polish_sigma", 1e-9, "0 or at least 0.001 expected"),
+        ("polish_steps", 0, "a number of at least 1 expected"),
     ],
 )
-def test_settings_out_of_range_are_refused_in_one_line(prior: Prior, key: str, value: int, reason: str) -> None:
+def test_settings_out_of_range_are_refused_in_one_line(prior: Prior, key: str, value: Any, reason: str) -> None:
     with pytest.raises(NldiffError) as caught:
         sampler_settings(prior, RestoreConfig(sampler={key: value}))
     assert str(caught.value) == f"{key}={value}: {reason}"
@@ -411,3 +455,42 @@ def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monk
         for sampler in (REFINED, {})
     )
     np.testing.assert_array_equal(refined, plain)
+
+
+def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = FakeSampler(lambda y: y)
+    monkeypatch.setattr(MODULE, "sample", sampler)
+    y = 0.1 * clipped(1.0, TINY_RATE)[0]
+    loud = slice(3 * TINY_RATE // 5, 7 * TINY_RATE // 10)  # on the grid of quarters
+    y[loud] *= 5
+    steps: list[tuple[int, int]] = []
+    config = RestoreConfig(excerpt_seconds=0.1, sampler={**REFINED, "polish_sigma": 0.02, "polish_steps": 2})
+    restore(y, TINY_RATE, prior, config=config, on_step=lambda *step: steps.append(step))
+    (call,) = sampler.calls
+    assert call["y"].shape == (1, TINY_RATE // 10)
+    assert np.corrcoef(call["y"][0], y[loud])[0, 1] > 0.99
+    assert steps[-1][0] == steps[-1][1]
+
+
+def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = FakeSampler(lambda y: y)
+    monkeypatch.setattr(MODULE, "sample", sampler)
+    y = clipped(1.0, TINY_RATE)[0]
+    known = Distortion("wavefold", {"threshold": 0.01})
+    config = RestoreConfig(excerpt_seconds=0.2, sampler=REFINED)
+    result = restore(y, TINY_RATE, prior, known=known, config=config)
+    assert [call["y"].shape for call in sampler.calls] == [(1, TINY_RATE // 5), (1, TINY_RATE)]
+    assert result.audio.shape == y.shape
+
+
+def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda y: y))
+    y = clipped(1.0, TINY_RATE)[0]
+    result = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler=REFINED))
+    values = result.curve(np.linspace(-100, 100, 1001) * rms(y))
+    assert bool((np.diff(values) >= 0).all())
+    assert np.abs(values).max() <= np.abs(y).max() * (1 + 1e-6)
