@@ -67,8 +67,9 @@ class IncreasingCurve:
         margins = values.new_full((len(values) + 1,), self.tolerance)
         margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
         margins[[0, -1]] = margins[[1, -2]]
-        low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1])), right=False)
-        high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0])), right=True)
+        # Where the curve saturates too low, the way to its very end would be demanded of every saturated sample.
+        low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1]) - self.tolerance), right=False)
+        high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0]) + self.tolerance), right=True)
         low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
         return low, high
 
