@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from nldiff.baselines.networks import make_network
 from nldiff.weight_files import FileKind
 
-SHIPPED: tuple[str, ...] = ("demucs-hardclip", "demucs-overdrive")
+SHIPPED: tuple[str, ...] = (
+    "demucs-hardclip",
+    "demucs-overdrive",
+    "demucs-hardclip-16k",
+)
 _FILES = FileKind(
     "baseline",
     "baselines/weights",
