@@ -279,6 +279,15 @@ def test_umx_with_a_mask_of_one_returns_its_input(samples: int) -> None:
 
 
 @torch.no_grad()
+def test_umx_can_start_with_a_quieter_mask() -> None:
+    torch.manual_seed(0)
+    network = OpenUnmix(8, 1, n_fft=64, hop=16)
+    torch.manual_seed(0)
+    quieter = OpenUnmix(8, 1, n_fft=64, hop=16, initial_mask=0.25)
+    y = noise(2, 300)
+    torch.testing.assert_close(quieter(y), network(y) / 4)
+
+
 def test_umx_scales_bins_and_keeps_their_phase() -> None:
     torch.manual_seed(0)
     network = OpenUnmix(8, 1, n_fft=64, hop=16)

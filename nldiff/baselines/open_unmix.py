@@ -31,9 +31,13 @@ class OpenUnmix(nn.Module):
         layers: layers of the LSTM.
         n_fft, hop: window and step of the spectrogram, samples, even, `hop` at most half of `n_fft`. The default is 64
             and 16 ms at 16 kHz; the reference has 93 and 23 ms (4096 and 1024 samples at 44.1 kHz).
+        initial_mask: factor of the untrained mask, otherwise about 1. Where the target is much quieter than the input,
+            training would first make the mask smaller everywhere, down to zeros from which ReLU does not return.
     """
 
-    def __init__(self, hidden: int = 256, layers: int = 3, n_fft: int = 1024, hop: int = 256) -> None:
+    def __init__(
+        self, hidden: int = 256, layers: int = 3, n_fft: int = 1024, hop: int = 256, initial_mask: float = 1.0
+    ) -> None:
         super().__init__()
         if hidden < 2 or hidden % 2:
             raise ValueError(f"hidden {hidden}: an even number expected")
@@ -41,8 +45,8 @@ class OpenUnmix(nn.Module):
         bins = self.spectrogram.bins
         self.input_mean = nn.Parameter(torch.zeros(bins))
         self.input_scale = nn.Parameter(1 + torch.arange(bins) / (_CORNER * n_fft))
-        self.output_scale = nn.Parameter(torch.ones(bins))
-        self.output_mean = nn.Parameter(torch.ones(bins))
+        self.output_scale = nn.Parameter(torch.full((bins,), initial_mask))
+        self.output_mean = nn.Parameter(torch.full((bins,), initial_mask))
         self.enter = nn.Sequential(nn.Linear(bins, hidden, bias=False), nn.LayerNorm(hidden), nn.Tanh())
         self.lstm = nn.LSTM(hidden, hidden // 2, layers, bidirectional=True, batch_first=True)
         self.leave = nn.Sequential(
