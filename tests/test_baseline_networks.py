@@ -288,6 +288,7 @@ def test_umx_can_start_with_a_quieter_mask() -> None:
     torch.testing.assert_close(quieter(y), network(y) / 4)
 
 
+@torch.no_grad()
 def test_umx_scales_bins_and_keeps_their_phase() -> None:
     torch.manual_seed(0)
     network = OpenUnmix(8, 1, n_fft=64, hop=16)
