@@ -14,6 +14,7 @@ SHIPPED: tuple[str, ...] = (
     "demucs-hardclip",
     "demucs-overdrive",
     "demucs-hardclip-16k",
+    "umx-hardclip-16k",
 )
 _FILES = FileKind(
     "baseline",
