@@ -1,43 +1,32 @@
 """From a recording of any rate, level, channel count and length to a `Restoration`.
 
-The one place that knows rates, channels, chunks and levels. Chunks and channels of a recording share one curve: it is
-estimated by sampling on the loudest chunks jointly, then held fixed while the chunks are restored one after the
-other, so memory does not grow with the length. Increasing curves leave little to sample: there the chunks are restored
-by `nldiff.refine`, and the curve is estimated on an excerpt.
+Chunks and channels of a recording share one curve: it is estimated by sampling on the loudest chunks jointly, then held
+fixed while the chunks are restored one after the other, so memory does not grow with the length. Increasing curves
+leave little to sample: there the chunks are restored by `nldiff.refine`, and the curve is estimated on an excerpt. The
+steps are in `nldiff.chunks`.
 """
 
 import dataclasses
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import nldiff
 from nldiff import audio as audio_io
 from nldiff.choose import choose_prior, load_candidates
-from nldiff.diffusion import karras_schedule
+from nldiff.chunks import Curve, Progress, estimate_curve, evaluations, make_task, restored_chunks
 from nldiff.errors import NldiffError
-from nldiff.nonlinearities import Distortion, estimate_input_rms
+from nldiff.nonlinearities import Distortion
 from nldiff.priors import Prior
-from nldiff.recording import Recording, above_band, chunk_starts, from_rate, joined
-from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
-from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
-from nldiff.settings import RestoreConfig, check_config, choose_device, configured_waveshaper, sampler_settings
-from nldiff.warmstart import histogram_match
-from nldiff.waveshapers import Waveshaper
-
-Curve = Callable[[Tensor], Tensor]
-
-# Where the curve is noted after every step, in multiples of the prior's level.
-_NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
+from nldiff.recording import Recording, joined
+from nldiff.sampling import SamplerSettings
+from nldiff.settings import RestoreConfig, check_config, choose_device
 
 
 @dataclass(frozen=True)
@@ -172,128 +161,24 @@ def restore_blocks(
     """
     started = time.monotonic()
     check_config(config)
-    settings = sampler_settings(prior, config)
-    device = next(prior.denoiser.parameters()).device
-    schedule = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(device)
-    starts, length = chunk_starts(recording, config)
-    channels = recording.channels
-    levels = np.array([_mean_square(recording, start, length) for start in starts])
-    joint = np.sort(np.argsort(-levels, kind="stable")[: max(1, config.joint_items // channels)]).tolist()
-    excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refine_iterations else length
-    loudest = [_loudest(recording, starts[chunk], length, excerpt) for chunk in joint]
-    rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in loudest])))
-    gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
-    samples = np.concatenate(loudest, axis=1) * gain
-    match = histogram_match(samples, prior.sigma_data) if config.warm_start == "histogram" else None
-
-    batch_size = config.batch_size or (1 if device.type == "cpu" else 8)
-    per_call = max(1, batch_size // channels)
-    every = list(range(len(starts)))
-    others = [chunk for chunk in every if chunk not in joint]
-    done, planned = 0, settings.steps * (1 + math.ceil(len(others) / per_call))
-    if settings.refine_iterations:
-        planned = settings.steps + math.ceil(len(every) / per_call)
-    grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * prior.sigma_data
-    noted: list[np.ndarray] = []
-
-    def stepped(step: Step) -> None:
-        nonlocal done
-        done += 1
-        if isinstance(step.curve, Waveshaper) and done <= settings.steps:
-            with torch.no_grad():
-                noted.append(step.curve.curve(grid.to(device))[0].cpu().numpy())
-        if on_step:
-            on_step(done, planned)
-
-    def observed(pieces: list[np.ndarray]) -> Tensor:
-        """Pieces [channels, n] of the recording at the prior's rate and level, [pieces * channels, time]."""
-        at_rate = [_to_rate(piece * gain, recording.sample_rate, prior) for piece in pieces]
-        return torch.from_numpy(np.concatenate(at_rate)).to(device)
-
-    def first_guess(y: Tensor) -> Tensor:
-        return torch.from_numpy(match(y.cpu().numpy())).to(device) if match else y
-
-    def sources(chunks: list[int]) -> list[torch.Generator]:
-        return generators([_seed(config.seed, c, channel) for c in chunks for channel in range(channels)])
-
-    def run(chunks: list[int], y: Tensor, curve: Curve, level: float | None) -> Posterior:
-        return sample(
-            prior.denoiser, y, curve, schedule, settings, sources(chunks),
-            start=first_guess(y), level=level, batch_size=batch_size, callback=stepped,
-        )  # fmt: skip
-
-    y = observed(loudest)
-    if known:
-        curve: Curve = partial(_at_level, known, gain)
-        first = run(joint, y, curve, None)
-    else:
-        waveshaper = configured_waveshaper(config).to(device)
-        waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(device), generators([_seed(config.seed, -1, 0)]))
-        first = run(joint, y, waveshaper, prior.sigma_data)
-        curve = waveshaper
-    restored = first.audio
-    increasing = increasing_curve(curve, restored, y) if settings.refine_iterations else None
-    if increasing:
-        windows, iterations = settings.refine_windows, settings.refine_iterations
-        restored = sparsest_consistent(restored, *_bounds(increasing, y), windows, iterations)
-        if isinstance(curve, Waveshaper):
-            fit_operator(
-                curve, restored, y, settings, generators([_seed(config.seed, -1, 1 + i) for i in range(len(y))])
-            )
-            # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
-            curve = increasing = increasing_curve(curve, restored, y) or increasing
-    if isinstance(curve, Waveshaper):
-        curve.requires_grad_(False)
-    polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
-
-    def finished(chunks: list[int], restored: Tensor) -> dict[int, np.ndarray]:
-        pieces = dict(zip(chunks, _chunks(restored, recording, prior, length), strict=True))
-        if config.above_band == "drop" or recording.sample_rate <= prior.sample_rate:
-            return pieces
-        observations = {c: recording.read(starts[c], length) * (polarity * gain) for c in chunks}
-        return {
-            c: piece + above_band(observations[c], recording.sample_rate, prior.sample_rate)
-            for c, piece in pieces.items()
-        }
-
-    def restored_chunks(chunks: list[int]) -> Tensor:
-        nonlocal done
-        y = observed([recording.read(starts[chunk], length) for chunk in chunks])
-        if not increasing:
-            return run(chunks, y, curve, None).audio
-        low, high = _bounds(increasing, y)
-        x = sparsest_consistent(first_guess(y), low, high, settings.refine_windows, settings.refine_iterations)
-        if settings.polish_sigma:
-            x = polish(prior.denoiser, x, low, high, settings, sources(chunks))
-        done += 1
-        if on_step:
-            on_step(done, planned)
-        return x
-
-    # What was sampled is a result, unless it is an excerpt only or the refinement knows better.
-    ready = {} if increasing or excerpt < length else finished(joint, restored)
-    remaining = [chunk for chunk in every if chunk not in ready]
-    calls = [remaining[i : i + per_call] for i in range(0, len(remaining), per_call)]
-    evaluations = first.evaluations
-    if not increasing:
-        planned = settings.steps * (1 + len(calls))
-        evaluations *= 1 if excerpt >= length else 2
-    elif settings.polish_sigma:
-        evaluations += settings.polish_steps
-
-    def pieces() -> Iterator[np.ndarray]:
-        for chunk in every:
-            if chunk not in ready:
-                chunks = calls.pop(0)
-                ready.update(finished(chunks, restored_chunks(chunks)))
-            yield ready.pop(chunk)
-
-    for block in joined(pieces(), starts, recording.frames):
+    task = make_task(recording, prior, config, known)
+    # Only the curve tells whether signals can be refined; until then they can, if the settings ask for it.
+    progress = Progress(on_step, task.steps(increasing=task.settings.refine_iterations > 0))
+    estimate = estimate_curve(task, progress)
+    progress.planned = task.steps(increasing=estimate.increasing is not None)
+    for block in joined(restored_chunks(task, estimate, progress), task.starts, recording.frames):
         emit(block)
-    cost = tuple(first.cost.mean(1).tolist())
-    band = min(recording.sample_rate, prior.sample_rate) / 2
-    curves = np.reshape(noted, (-1, _NOTED_POINTS))
-    return Fit(curve, gain, cost, evaluations, time.monotonic() - started, settings, band, grid.numpy(), curves)
+    return Fit(
+        curve=estimate.curve,
+        observation_gain=task.gain,
+        cost=tuple(estimate.posterior.cost.mean(1).tolist()),
+        evaluations=evaluations(task, estimate),
+        seconds=time.monotonic() - started,
+        settings=task.settings,
+        restored_band_hz=min(recording.sample_rate, prior.sample_rate) / 2,
+        grid=estimate.grid,
+        curves=estimate.noted,
+    )
 
 
 def settle(
@@ -353,42 +238,3 @@ def curve_evolution(fit: Fit, gain: float) -> tuple[np.ndarray, np.ndarray]:
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return {"nldiff": nldiff.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _seed(*parts: int) -> int:
-    """Independent 63-bit seed for every combination of numbers."""
-    return int(np.random.default_rng([part + 1 for part in parts]).integers(2**63))
-
-
-def _mean_square(recording: Recording, start: int, length: int) -> float:
-    return float(np.mean(recording.read(start, length).astype(np.float64) ** 2))
-
-
-def _to_rate(piece: np.ndarray, sample_rate: int, prior: Prior) -> np.ndarray:
-    return audio_io.resample(piece.astype(np.float32), sample_rate, prior.sample_rate)
-
-
-def _bounds(increasing: IncreasingCurve, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of the clean samples of `y` [batch, time]; those of an item do not depend on its neighbours."""
-    low, high = zip(*(increasing.bounds(item) for item in y), strict=True)
-    return torch.stack(low), torch.stack(high)
-
-
-def _loudest(recording: Recording, start: int, length: int, excerpt: int) -> np.ndarray:
-    """The loudest stretch [channels, excerpt] of a chunk, on a grid of quarters of it; all of a shorter chunk."""
-    chunk = recording.read(start, length)
-    starts = range(0, max(1, length - excerpt + 1), max(1, excerpt // 4))
-    power = [np.mean(chunk[:, i : i + excerpt].astype(np.float64) ** 2) for i in starts]
-    best = starts[int(np.argmax(power))]
-    return chunk[:, best : best + excerpt]
-
-
-def _chunks(restored: Tensor, recording: Recording, prior: Prior, length: int) -> list[np.ndarray]:
-    """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
-    pieces = restored.cpu().numpy().reshape(-1, recording.channels, restored.shape[1])
-    return [from_rate(piece, prior.sample_rate, recording.sample_rate, length) for piece in pieces]
-
-
-def _at_level(known: Distortion, gain: float, x: Tensor) -> Tensor:
-    """A distortion that is defined for file samples, applied at the prior's level."""
-    return known(x / gain) * gain

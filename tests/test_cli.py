@@ -1,4 +1,3 @@
-import importlib
 import json
 import os
 import shutil
@@ -22,7 +21,6 @@ from nldiff.errors import NldiffError
 from nldiff.priors import Prior, load_prior
 
 ROOT = Path(__file__).parents[1]
-RESTORE = importlib.import_module("nldiff.restore")
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 
 
@@ -40,7 +38,7 @@ def source(tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     """Neither samples nor draws."""
     sampler = FakeSampler()
-    monkeypatch.setattr(RESTORE, "sample", sampler)
+    monkeypatch.setattr("nldiff.chunks.sample", sampler)
     monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
     return sampler
 

@@ -1,4 +1,3 @@
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,8 +21,6 @@ from nldiff.sampling import SamplerSettings, fit_operator, generators
 from nldiff.settings import RestoreConfig, sampler_settings
 from nldiff.waveshapers import CatmullRom
 
-# by name, because the package offers the function under the name of the module
-MODULE = importlib.import_module("nldiff.restore")
 INFINITE = math.inf
 FALLING_SOMEWHERE = {"wavefold", "full_wave"}
 INCREASING = sorted(set(DISTORTIONS) - FALLING_SOMEWHERE)
@@ -439,7 +436,7 @@ def test_refinement_does_not_depend_on_the_batch_size_and_repeats(prior: Prior) 
 def test_a_refined_signal_explains_the_observation_to_the_tolerance(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda y: y + 0.01 * y.sin()))
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y + 0.01 * y.sin()))
     y = clipped(1.6, TINY_RATE, 2)
     known = Distortion("hard_clip", {"threshold": 0.15})
     result = restore(y, TINY_RATE, prior, known=known, config=RestoreConfig(sampler=REFINED, **SPLIT))
@@ -450,7 +447,7 @@ def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monk
     known = Distortion("wavefold", {"threshold": 0.15})
     x = torch.from_numpy(plucked(0.4, TINY_RATE))[None]
     y = known(x)
-    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
     refined, plain = (
         restore(y.numpy(), TINY_RATE, prior, known=known, config=RestoreConfig(sampler=sampler)).audio
         for sampler in (REFINED, {})
@@ -462,7 +459,7 @@ def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = FakeSampler(lambda y: y)
-    monkeypatch.setattr(MODULE, "sample", sampler)
+    monkeypatch.setattr("nldiff.chunks.sample", sampler)
     y = 0.1 * clipped(1.0, TINY_RATE)[0]
     loud = slice(3 * TINY_RATE // 5, 7 * TINY_RATE // 10)  # on the grid of quarters
     y[loud] *= 5
@@ -477,7 +474,7 @@ def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(
 
 def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = FakeSampler(lambda y: y)
-    monkeypatch.setattr(MODULE, "sample", sampler)
+    monkeypatch.setattr("nldiff.chunks.sample", sampler)
     y = clipped(1.0, TINY_RATE)[0]
     known = Distortion("wavefold", {"threshold": 0.01})
     config = RestoreConfig(excerpt_seconds=0.2, sampler=REFINED)
@@ -489,7 +486,7 @@ def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, mon
 def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "sample", FakeSampler(lambda y: y))
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
     y = clipped(1.0, TINY_RATE)[0]
     result = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler=REFINED))
     values = result.curve(np.linspace(-100, 100, 1001) * rms(y))

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nldiff import sampling
 from nldiff.errors import NldiffError
 from nldiff.nonlinearities import DISTORTIONS, Distortion
 from nldiff.priors import Prior
@@ -33,7 +34,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     sampler = FakeSampler()
-    monkeypatch.setattr(MODULE, "sample", sampler)
+    monkeypatch.setattr("nldiff.chunks.sample", sampler)
     return sampler
 
 
@@ -41,13 +42,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments of every call of the real sampler."""
     calls: list[dict[str, Any]] = []
-    real = MODULE.sample
 
     def sample(denoiser: Any, y: Any, curve: Any, schedule: Any, settings: Any, sources: Any, **others: Any) -> Any:
         calls.append({"y": y, "curve": curve, "schedule": schedule, **others})
-        return real(denoiser, y, curve, schedule, settings, sources, **others)
+        return sampling.sample(denoiser, y, curve, schedule, settings, sources, **others)
 
-    monkeypatch.setattr(MODULE, "sample", sample)
+    monkeypatch.setattr("nldiff.chunks.sample", sample)
     return calls
 
 
@@ -437,7 +437,7 @@ def test_nothing_is_lost_or_doubled_at_the_seams(
     y = np.random.default_rng(frames).standard_normal((channels, frames)).astype(np.float32)
     config = RestoreConfig(chunk_seconds=chunk, overlap_seconds=overlap * chunk, joint_items=joint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "sample", FakeSampler())
+        patch.setattr("nldiff.chunks.sample", FakeSampler())
         blocks, fit = pieces(Recording.from_array(y, TINY_RATE), prior, config)
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), y * np.float32(fit.observation_gain))
     assert all(block.shape[1] <= round(chunk * TINY_RATE) for block in blocks)
@@ -480,7 +480,7 @@ def test_the_curve_is_estimated_on_the_loudest_chunks_at_the_level_of_the_prior(
 
 
 def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "sample", FakeSampler(keep=False))
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(keep=False))
     monkeypatch.setattr("nldiff.recording._BLOCK", 1 << 13)
     monkeypatch.setattr("nldiff.audio._BLOCK_FRAMES", 1 << 13)
     config = RestoreConfig(chunk_seconds=1.0, overlap_seconds=0.1)

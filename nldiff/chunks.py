@@ -1,0 +1,322 @@
+"""A recording at the rate and level of a prior: the curve from its loudest chunks, and its chunks given the curve."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nldiff import audio as audio_io
+from nldiff.diffusion import karras_schedule
+from nldiff.nonlinearities import Distortion, estimate_input_rms
+from nldiff.priors import Prior
+from nldiff.recording import Recording, above_band, chunk_starts, from_rate
+from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
+from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
+from nldiff.settings import RestoreConfig, configured_waveshaper, sampler_settings
+from nldiff.warmstart import histogram_match
+from nldiff.waveshapers import Waveshaper
+
+Curve = Callable[[Tensor], Tensor]
+
+# Where the curve is noted after every step, in multiples of the prior's level.
+_NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is needed to work on a recording at the rate and level of a prior; see `make_task`.
+
+    Attributes:
+        recording, prior, config: what to restore, and how.
+        known: the distortion in the units of the recording, where it is known.
+        settings: of the sampler.
+        starts, length: of the chunks, in frames of the recording.
+        joint: the loudest chunks, ascending: the curve is estimated on them.
+        loudest: what of each of them it is estimated on, [channels, n].
+        whole: that is all of them, not an excerpt.
+        gain: prior level = `gain` * observed sample.
+        first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
+    """
+
+    recording: Recording
+    prior: Prior
+    config: RestoreConfig
+    known: Distortion | None
+    settings: SamplerSettings
+    starts: list[int]
+    length: int
+    joint: list[int]
+    loudest: list[np.ndarray]
+    whole: bool
+    gain: float
+    first_guess: Callable[[Tensor], Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the prior is."""
+        return next(self.prior.denoiser.parameters()).device
+
+    @property
+    def batch_size(self) -> int:
+        """Chunks times channels in one network call."""
+        return self.config.batch_size or (1 if self.device.type == "cpu" else 8)
+
+    def read(self, chunk: int) -> np.ndarray:
+        """A chunk [channels, length] of the recording."""
+        return self.recording.read(self.starts[chunk], self.length)
+
+    def observed(self, pieces: list[np.ndarray]) -> Tensor:
+        """Pieces [channels, n] of the recording at the prior's rate and level, [pieces * channels, time]."""
+        rates = self.recording.sample_rate, self.prior.sample_rate
+        at_rate = [audio_io.resample((piece * self.gain).astype(np.float32), *rates) for piece in pieces]
+        return torch.from_numpy(np.concatenate(at_rate)).to(self.device)
+
+    def sources(self, chunks: list[int]) -> list[torch.Generator]:
+        """A random generator for every channel of the chunks."""
+        channels = range(self.recording.channels)
+        return generators([_seed(self.config.seed, chunk, channel) for chunk in chunks for channel in channels])
+
+    def curve_sources(self, count: int, first: int = 0) -> list[torch.Generator]:
+        """Random generators for the curve, numbered from `first`."""
+        return generators([_seed(self.config.seed, -1, first + i) for i in range(count)])
+
+    def sampled(
+        self, chunks: list[int], y: Tensor, curve: Curve, level: float | None, callback: Callable[[Step], None]
+    ) -> Posterior:
+        """Samples for `y` [chunks * channels, time], see `sample`."""
+        s = self.settings
+        return sample(
+            self.prior.denoiser,
+            y,
+            curve,
+            karras_schedule(s.steps, s.sigma_min, s.sigma_max, s.rho).to(self.device),
+            s,
+            self.sources(chunks),
+            start=self.first_guess(y),
+            level=level,
+            batch_size=self.batch_size,
+            callback=callback,
+        )
+
+    def refined(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The sparsest signal between the bounds, from the estimate `x`, all [batch, time]."""
+        return sparsest_consistent(x, low, high, self.settings.refine_windows, self.settings.refine_iterations)
+
+    def samples_are_result(self, increasing: bool) -> bool:
+        """Whether sampling for the curve restores the joint chunks: an excerpt does not, and refining is better.
+
+        Args:
+            increasing: whether the curve is, and signals are refined for that reason; so in the methods below.
+        """
+        return self.whole and not increasing
+
+    def calls(self, increasing: bool) -> list[list[int]]:
+        """Chunks that are left to restore once the curve is known, in order, those of one network call together."""
+        ready = self.joint if self.samples_are_result(increasing) else []
+        chunks = [chunk for chunk in range(len(self.starts)) if chunk not in ready]
+        per_call = max(1, self.batch_size // self.recording.channels)
+        return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
+
+    def steps(self, increasing: bool) -> int:
+        """Steps that progress counts in all: those of sampling for the curve, and then those of every call."""
+        in_a_call = 1 if increasing else self.settings.steps
+        return self.settings.steps + in_a_call * len(self.calls(increasing))
+
+
+@dataclass
+class Progress:
+    """Counts steps: `on_step`, where there is one, is called with (steps done, steps in all)."""
+
+    on_step: Callable[[int, int], None] | None
+    planned: int
+    done: int = 0
+
+    def advance(self) -> None:
+        """One more step is done."""
+        self.done += 1
+        if self.on_step:
+            self.on_step(self.done, self.planned)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The curve of a recording; see `estimate_curve`.
+
+    Attributes:
+        curve: maps clean samples [1, n] to observed ones at the prior's level.
+        increasing: the increasing curve nearest to it, for signals to be refined; None where they are to be sampled.
+        posterior: what was sampled along with it.
+        polarity: -1 if the restored signal is upside down, else 1.
+        grid: clean values [points] at which the curve was noted.
+        noted: the curve at them after every diffusion step, [steps, points]; no rows for a known distortion.
+    """
+
+    curve: Curve
+    increasing: IncreasingCurve | None
+    posterior: Posterior
+    polarity: int
+    grid: np.ndarray
+    noted: np.ndarray
+
+
+def make_task(recording: Recording, prior: Prior, config: RestoreConfig, known: Distortion | None) -> Task:
+    """Find the loudest chunks, the level, and from both the first guess.
+
+    Raises:
+        NldiffError: unusable settings of the sampler.
+    """
+    settings = sampler_settings(prior, config)
+    starts, length = chunk_starts(recording, config)
+    powers = np.array([_mean_square(recording.read(start, length)) for start in starts])
+    count = max(1, config.joint_items // recording.channels)
+    joint = np.sort(np.argsort(-powers, kind="stable")[:count]).tolist()
+    excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refine_iterations else length
+    loudest = [_loudest(recording.read(starts[chunk], length), excerpt) for chunk in joint]
+    rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in loudest])))
+    gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
+    return Task(
+        recording=recording,
+        prior=prior,
+        config=config,
+        known=known,
+        settings=settings,
+        starts=starts,
+        length=length,
+        joint=joint,
+        loudest=loudest,
+        whole=excerpt >= length,
+        gain=gain,
+        first_guess=_first_guess(config, np.concatenate(loudest, axis=1) * gain, prior.sigma_data),
+    )
+
+
+def estimate_curve(task: Task, progress: Progress) -> Estimate:
+    """Estimate the curve on the loudest frames by sampling; of a known one, find out whether it is increasing.
+
+    If the settings ask for refinement, an increasing curve is fitted once more, to the refined signal.
+
+    Raises:
+        NldiffError: sampling diverged.
+    """
+    y = task.observed(task.loudest)
+    curve, level = _first_curve(task)
+    grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * task.prior.sigma_data
+    noted: list[np.ndarray] = []
+
+    def stepped(step: Step) -> None:
+        if isinstance(step.curve, Waveshaper):
+            with torch.no_grad():
+                noted.append(step.curve.curve(grid.to(task.device))[0].cpu().numpy())
+        progress.advance()
+
+    posterior = task.sampled(task.joint, y, curve, level, stepped)
+    restored = posterior.audio
+    increasing = increasing_curve(curve, restored, y) if task.settings.refine_iterations else None
+    if increasing:
+        restored = task.refined(restored, *_bounds(increasing, y))
+        if isinstance(curve, Waveshaper):
+            fit_operator(curve, restored, y, task.settings, task.curve_sources(len(y), first=1))
+            # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
+            curve = increasing = increasing_curve(curve, restored, y) or increasing
+    if isinstance(curve, Waveshaper):
+        curve.requires_grad_(False)
+    polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
+    curves = np.reshape(noted, (-1, _NOTED_POINTS))
+    return Estimate(curve, increasing, posterior, polarity, grid.numpy(), curves)
+
+
+def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Iterator[np.ndarray]:
+    """The restored chunks [channels, length] at the recording's rate and the prior's level, in order.
+
+    Raises:
+        NldiffError: sampling diverged.
+    """
+    increasing = estimate.increasing is not None
+    ready: dict[int, np.ndarray] = {}
+    if task.samples_are_result(increasing):
+        ready = _finished(task, task.joint, estimate.posterior.audio, estimate.polarity)
+    calls = iter(task.calls(increasing))
+    for chunk in range(len(task.starts)):
+        if chunk not in ready:
+            chunks = next(calls)
+            ready |= _finished(task, chunks, _restored(task, chunks, estimate, progress), estimate.polarity)
+        yield ready.pop(chunk)
+
+
+def evaluations(task: Task, estimate: Estimate) -> int:
+    """Network evaluations per item, those for the curve included."""
+    spent = estimate.posterior.evaluations
+    if estimate.increasing:
+        return spent + (task.settings.polish_steps if task.settings.polish_sigma else 0)
+    return spent if task.samples_are_result(increasing=False) else 2 * spent
+
+
+def _first_guess(config: RestoreConfig, samples: np.ndarray, rms: float) -> Callable[[Tensor], Tensor]:
+    """See `Task`; from observed samples [channels, n] at the prior's level and the RMS of clean ones."""
+    if config.warm_start == "observation":
+        return lambda y: y
+    match = histogram_match(samples, rms)
+    return lambda y: torch.from_numpy(match(y.cpu().numpy())).to(y.device)
+
+
+def _first_curve(task: Task) -> tuple[Curve, float | None]:
+    """The known distortion or a waveshaper to be fitted, and the level to hold the signal at, if it is not given."""
+    if task.known:
+        return partial(_at_level, task.known, task.gain), None
+    waveshaper = configured_waveshaper(task.config).to(task.device)
+    samples = np.concatenate(task.loudest, axis=1) * task.gain
+    waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(task.device), task.curve_sources(1))
+    return waveshaper, task.prior.sigma_data
+
+
+def _restored(task: Task, chunks: list[int], estimate: Estimate, progress: Progress) -> Tensor:
+    """Clean signals [chunks * channels, time] at the prior's rate and level."""
+    y = task.observed([task.read(chunk) for chunk in chunks])
+    if not estimate.increasing:
+        return task.sampled(chunks, y, estimate.curve, None, lambda step: progress.advance()).audio
+    low, high = _bounds(estimate.increasing, y)
+    x = task.refined(task.first_guess(y), low, high)
+    if task.settings.polish_sigma:
+        x = polish(task.prior.denoiser, x, low, high, task.settings, task.sources(chunks))
+    progress.advance()
+    return x
+
+
+def _finished(task: Task, chunks: list[int], restored: Tensor, polarity: int) -> dict[int, np.ndarray]:
+    """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
+    given, used = task.recording.sample_rate, task.prior.sample_rate
+    signals = restored.cpu().numpy().reshape(len(chunks), task.recording.channels, -1)
+    pieces = {c: from_rate(x, used, given, task.length) for c, x in zip(chunks, signals, strict=True)}
+    if task.config.above_band == "drop" or given <= used:
+        return pieces
+    return {c: x + above_band(task.read(c) * (polarity * task.gain), given, used) for c, x in pieces.items()}
+
+
+def _seed(*parts: int) -> int:
+    """Independent 63-bit seed for every combination of numbers."""
+    return int(np.random.default_rng([part + 1 for part in parts]).integers(2**63))
+
+
+def _mean_square(samples: np.ndarray) -> float:
+    return float(np.mean(samples.astype(np.float64) ** 2))
+
+
+def _loudest(chunk: np.ndarray, excerpt: int) -> np.ndarray:
+    """The loudest stretch [channels, excerpt] of a chunk, on a grid of quarters of it; all of a shorter chunk."""
+    starts = range(0, max(1, chunk.shape[1] - excerpt + 1), max(1, excerpt // 4))
+    best = starts[int(np.argmax([_mean_square(chunk[:, i : i + excerpt]) for i in starts]))]
+    return chunk[:, best : best + excerpt]
+
+
+def _bounds(increasing: IncreasingCurve, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Bounds of the clean samples of `y` [batch, time]; those of an item do not depend on its neighbours."""
+    low, high = zip(*(increasing.bounds(item) for item in y), strict=True)
+    return torch.stack(low), torch.stack(high)
+
+
+def _at_level(known: Distortion, gain: float, x: Tensor) -> Tensor:
+    """A distortion that is defined for file samples, applied at the prior's level."""
+    return known(x / gain) * gain
