@@ -15,6 +15,7 @@ SHIPPED: tuple[str, ...] = (
     "demucs-overdrive",
     "demucs-hardclip-16k",
     "umx-hardclip-16k",
+    "umx-overdrive",
 )
 _FILES = FileKind(
     "baseline",
