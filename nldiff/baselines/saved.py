@@ -16,6 +16,7 @@ SHIPPED: tuple[str, ...] = (
     "demucs-hardclip-16k",
     "umx-hardclip-16k",
     "umx-overdrive",
+    "crafx-overdrive",
 )
 _FILES = FileKind(
     "baseline",
