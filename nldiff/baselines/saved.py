@@ -17,6 +17,7 @@ SHIPPED: tuple[str, ...] = (
     "umx-hardclip-16k",
     "umx-overdrive",
     "crafx-overdrive",
+    "crafx-hardclip-16k",
 )
 _FILES = FileKind(
     "baseline",
