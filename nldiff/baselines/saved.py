@@ -18,6 +18,7 @@ SHIPPED: tuple[str, ...] = (
     "umx-overdrive",
     "crafx-overdrive",
     "crafx-hardclip-16k",
+    "wave-unet-hardclip-16k",
 )
 _FILES = FileKind(
     "baseline",
