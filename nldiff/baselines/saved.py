@@ -19,6 +19,7 @@ SHIPPED: tuple[str, ...] = (
     "crafx-overdrive",
     "crafx-hardclip-16k",
     "wave-unet-hardclip-16k",
+    "wave-unet-overdrive",
 )
 _FILES = FileKind(
     "baseline",
