@@ -12,6 +12,7 @@ from nldiff.weight_files import FileKind
 
 SHIPPED: tuple[str, ...] = (
     "demucs-hardclip",
+    "demucs-softclip",
     "demucs-overdrive",
     "demucs-hardclip-16k",
     "umx-hardclip-16k",
