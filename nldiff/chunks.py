@@ -140,6 +140,12 @@ class Progress:
         if self.on_step:
             self.on_step(self.done, self.planned)
 
+    def plan(self, steps: int) -> None:
+        """There are `steps` in all after all; says so where all of them are done already."""
+        changed, self.planned = steps != self.planned, steps
+        if changed and self.done == steps and self.on_step:
+            self.on_step(self.done, self.planned)
+
 
 @dataclass(frozen=True)
 class Estimate:

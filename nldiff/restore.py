@@ -165,7 +165,7 @@ def restore_blocks(
     # Only the curve tells whether signals can be refined; until then they can, if the settings ask for it.
     progress = Progress(on_step, task.steps(increasing=task.settings.refine_iterations > 0))
     estimate = estimate_curve(task, progress)
-    progress.planned = task.steps(increasing=estimate.increasing is not None)
+    progress.plan(task.steps(increasing=estimate.increasing is not None))
     for block in joined(restored_chunks(task, estimate, progress), task.starts, recording.frames):
         emit(block)
     return Fit(

@@ -483,6 +483,17 @@ def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, mon
     assert result.audio.shape == y.shape
 
 
+def test_progress_ends_at_the_end_where_sampling_was_all(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
+    steps: list[tuple[int, int]] = []
+    known = Distortion("wavefold", {"threshold": 0.01})
+    config = RestoreConfig(sampler=REFINED | {"steps": 3})
+    restore(
+        clipped(1.0, TINY_RATE)[0], TINY_RATE, prior, known=known, config=config, on_step=lambda *s: steps.append(s)
+    )
+    assert steps[-1] == (3, 3)
+
+
 def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
