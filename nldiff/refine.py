@@ -113,8 +113,8 @@ def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, windows: Sequence[
 
     Iterative shrinkage with momentum: the threshold falls from a tenth to a ten-thousandth of the largest
     coefficient of each item, by the same factor in every iteration, and every iteration starts with putting the
-    samples back into their intervals. What is sparse depends on the window; the mean of the signals that different
-    windows give has a smaller error than most of them, and lies inside the intervals as they do.
+    samples back into their intervals. What is sparse depends on the window; the mean of what different windows give
+    has a smaller error than most of them, and is put into the intervals once more.
 
     Args:
         x: estimates of the clean signal [batch, time].
