@@ -23,6 +23,8 @@ Curve = Callable[[Tensor], Tensor]
 
 # Where the curve is noted after every step, in multiples of the prior's level.
 _NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
+# One in so many of the iterations that the signal needs is enough for the curve.
+_FEWER = 4
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class Task:
             callback=callback,
         )
 
-    def refined(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    def refined(self, x: Tensor, low: Tensor, high: Tensor, iterations: int) -> Tensor:
         """The sparsest signal between the bounds, from the estimate `x`, all [batch, time]."""
-        return sparsest_consistent(x, low, high, self.settings.refine_windows, self.settings.refine_iterations)
+        return sparsest_consistent(x, low, high, self.settings.refine_windows, iterations)
 
     def samples_are_result(self, increasing: bool) -> bool:
         """Whether sampling for the curve restores the joint chunks: an excerpt does not, and refining is better.
@@ -222,7 +224,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     restored = posterior.audio
     increasing = increasing_curve(curve, restored, y) if task.settings.refine_iterations else None
     if increasing:
-        restored = task.refined(restored, *_bounds(increasing, y))
+        restored = task.refined(restored, *_bounds(increasing, y), 1 + task.settings.refine_iterations // _FEWER)
         if isinstance(curve, Waveshaper):
             fit_operator(curve, restored, y, task.settings, task.curve_sources(len(y), first=1))
             # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
@@ -284,7 +286,7 @@ def _restored(task: Task, chunks: list[int], estimate: Estimate, progress: Progr
     if not estimate.increasing:
         return task.sampled(chunks, y, estimate.curve, None, lambda step: progress.advance()).audio
     low, high = _bounds(estimate.increasing, y)
-    x = task.refined(task.first_guess(y), low, high)
+    x = task.refined(task.first_guess(y), low, high, task.settings.refine_iterations)
     if task.settings.polish_sigma:
         x = polish(task.prior.denoiser, x, low, high, task.settings, task.sources(chunks))
     progress.advance()

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nldiff.errors import NldiffError
+from nldiff.transforms.stft import overlap_add, stft
 
 # Added to |STFT|^2 before the power, against the infinite slope at zero. It matters for bins around 1e-5 and
 # below, 128 dB under that of a sinusoid of amplitude 0.1 in a Hann window of 1024.
@@ -96,7 +97,7 @@ def compressed_stft(y: Tensor, n_fft: int, hop: int, exponent: float = 2 / 3) ->
     Returns:
         Complex `[B, F, M]` with F = n_fft / 2 + 1 bins and M = 1 + floor(T / hop) frames.
     """
-    spectrum = _stft(y, n_fft, hop)
+    spectrum = stft(y, n_fft, hop)
     return (spectrum * (_power(spectrum) + _EPSILON).pow((exponent - 1) / 2)).transpose(1, 2)
 
 
@@ -122,7 +123,7 @@ class _CompressedDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, y_hat: Tensor, target: Tensor, options: CompressedSTFTCost) -> Tensor:
-        s = _stft(y_hat, options.n_fft, options.hop)
+        s = stft(y_hat, options.n_fft, options.hop)
         q = _power(s) + _EPSILON
         m = q.pow((options.exponent - 1) / 2)
         d = s * m - target.transpose(1, 2)
@@ -146,15 +147,8 @@ def _power(s: Tensor) -> Tensor:
     return (s * s.conj()).real
 
 
-def _stft(y: Tensor, n_fft: int, hop: int) -> Tensor:
-    """Centred Hann STFT of `[B, T]`; returns `[B, M, F]`, in which every spectrum is contiguous."""
-    window = torch.hann_window(n_fft, dtype=y.dtype, device=y.device)
-    frames = torch.nn.functional.pad(y, (n_fft // 2, n_fft // 2)).unfold(1, n_fft, hop)
-    return torch.fft.rfft(frames * window)
-
-
 def _stft_adjoint(grad: Tensor, n_fft: int, hop: int, length: int) -> Tensor:
-    """Transpose of `_stft`: from the gradient by the bins `[B, M, F]` to that by the samples `[B, length]`.
+    """Transpose of `stft`: from the gradient by the bins `[B, M, F]` to that by the samples `[B, length]`.
 
     Works in place on `grad`; `hop` must divide `n_fft`.
     """
@@ -162,8 +156,4 @@ def _stft_adjoint(grad: Tensor, n_fft: int, hop: int, length: int) -> Tensor:
     grad[..., 1:-1] /= 2
     frames = torch.fft.irfft(grad, n=n_fft, norm="forward")
     frames *= torch.hann_window(n_fft, dtype=frames.dtype, device=frames.device)
-    items, count, overlap = frames.shape[0], frames.shape[1], n_fft // hop
-    blocks = frames.new_zeros(items, count + overlap - 1, hop)
-    for j, part in enumerate(frames.view(items, count, overlap, hop).unbind(2)):
-        blocks[:, j : j + count] += part
-    return blocks.flatten(1)[:, n_fft // 2 : n_fft // 2 + length]
+    return overlap_add(frames, hop)[:, n_fft // 2 : n_fft // 2 + length]

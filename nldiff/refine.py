@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
-from torch.nn.functional import avg_pool1d
 
 from nldiff.diffusion import Denoiser
 from nldiff.sampling import SamplerSettings, draw_noise
+from nldiff.transforms.stft import overlap_add, stft
 
 # Of the RMS of the observation: how far off the curve may be.
 _TOLERANCE = 1 / 25
@@ -33,8 +33,7 @@ _UNEXPLAINED = 0.3
 # A curve counts as increasing if forcing it to be raises its error by less than this factor.
 _EXCESS = 2.0
 _FIRST_THRESHOLD, _LAST_THRESHOLD = 0.1, 1e-4
-_PERSISTENCE = 3
-_MOMENTUM = 0.95
+_MOMENTUM = 0.97
 
 
 @dataclass(frozen=True)
@@ -161,21 +160,33 @@ def polish(
 
 def _sparsest(x: Tensor, low: Tensor, high: Tensor, window: int, iterations: int) -> Tensor:
     """`sparsest_consistent` with one window and a start `x` inside the intervals."""
+    hop, half, samples = window // 4, window // 2, x.shape[1]
     hann = torch.hann_window(window, device=x.device, dtype=x.dtype)
-    hop = window // 4
-
-    def spectrum(signal: Tensor) -> Tensor:
-        return torch.stft(signal, window, hop, window=hann, pad_mode="constant", return_complex=True)
-
-    largest = spectrum(x).abs().amax((1, 2), keepdim=True)
+    spectrum = stft(x, window, hop)
+    largest = spectrum.abs().amax((1, 2), keepdim=True)
+    inside = slice(half, half + samples)
+    weight = overlap_add(hann.square().expand(1, spectrum.shape[1], -1), hop)[:, inside].reciprocal()
     ahead = previous = x
     for i in range(iterations):
         progress = i / max(1, iterations - 1)
         threshold = _FIRST_THRESHOLD * (_LAST_THRESHOLD / _FIRST_THRESHOLD) ** progress * largest
-        s = spectrum(ahead.clamp(low, high))
-        energy = avg_pool1d((s * s.conj()).real, _PERSISTENCE, 1, _PERSISTENCE // 2, count_include_pad=False)
-        s = s * (1 - threshold**2 / energy.clamp(min=torch.finfo(energy.dtype).tiny)).clamp(min=0)
-        current = torch.istft(s, window, hop, window=hann, length=x.shape[1])
-        ahead = current + _MOMENTUM * (current - previous)
+        spectrum = stft(ahead.clamp(low, high), window, hop)
+        energy = _mean_of_neighbours((spectrum * spectrum.conj()).real)
+        noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_(threshold**2)
+        gain = noise_share.neg_().add_(1).clamp_(min=0)
+        frames = torch.fft.irfft(spectrum.mul_(gain), n=window).mul_(hann)
+        current = overlap_add(frames, hop)[:, inside] * weight
+        ahead = torch.lerp(previous, current, 1 + _MOMENTUM)
         previous = current
     return previous
+
+
+def _mean_of_neighbours(energy: Tensor) -> Tensor:
+    """Mean over every frame of `energy` [batch, frames, bins] and those beside it, of which the ends have one."""
+    total = energy.clone()
+    total[:, 1:] += energy[:, :-1]
+    total[:, :-1] += energy[:, 1:]
+    counts = total.new_full((energy.shape[1], 1), 3.0)
+    counts[0] -= 1
+    counts[-1] -= 1
+    return total.div_(counts)
