@@ -15,7 +15,9 @@ Schema = TypeVar("Schema")
 
 
 def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str] = ()) -> Schema:
-    """Build `schema` from its defaults, then a YAML file, then `key=value` overrides (dots reach into groups).
+    """Build `schema` from its defaults, then a YAML file, then `key=value` overrides.
+
+    In overrides, dots reach into groups, and `{}` clears a dictionary.
 
     Raises:
         NldiffError: the file cannot be read, a key is unknown, a value has the wrong type, or an interpolation such
@@ -30,7 +32,12 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
         if "=" not in text:
             raise NldiffError(f"'{text}': key=value expected")
         with _mistakes_in(f"'{text}'"):
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
+            key, _, value = text.partition("=")
+            if value.strip() == "{}":
+                # Merging nothing into a group would leave it as it is.
+                OmegaConf.update(config, key, {}, merge=False)
+            else:
+                config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
     with _mistakes_in(source):
         result = OmegaConf.to_object(config)
     assert isinstance(result, schema)

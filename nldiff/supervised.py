@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 import nldiff
 from nldiff.baselines.networks import make_network
 from nldiff.baselines.saved import apply_network, save_baseline
+from nldiff.cases import Task, make_case, parse_task
 from nldiff.data import Augmentation, Crops
 from nldiff.errors import NldiffError
-from nldiff.evaluation.cases import Task, make_case, parse_task
 from nldiff.metrics.sdr import sdr, si_sdr
 from nldiff.training_loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
 
@@ -38,7 +38,7 @@ class SupervisedConfig(LoopConfig):
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
             `[low, high]` from which it is drawn uniformly. Names and parameters are those of an experiment's
-            distortions (`nldiff.evaluation.cases.parse_task`), `sdr` and `mix` among them.
+            distortions (`nldiff.cases.parse_task`), `sdr` and `mix` among them.
         val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
         stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.

@@ -38,6 +38,11 @@ def test_overrides_beat_the_file_and_the_file_beats_defaults(tmp_path: Path) -> 
     assert isinstance(loaded.group, Group)
 
 
+def test_empty_braces_clear_a_dictionary(tmp_path: Path) -> None:
+    path = write(tmp_path, "free: {a: 1, b: x}\n")
+    assert load_config(Schema, path, ["free={}", "free.c=2"]).free == {"c": 2}
+
+
 def test_defaults_alone() -> None:
     assert load_config(Schema, None) == Schema()
 

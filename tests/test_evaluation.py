@@ -28,11 +28,12 @@ from nldiff.baselines.aspade import PRESETS, aspade
 from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
 from nldiff.baselines.networks import NETWORKS
 from nldiff.baselines.saved import load_baseline
+from nldiff.cases import make_case, parse_task
 from nldiff.cli import main
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation import METHODS, EvaluationConfig, Run, evaluate, load_experiment
-from nldiff.evaluation.cases import find_clips, make_case, parse_task, read_clip
+from nldiff.evaluation.clips import find_clips, read_clip
 from nldiff.evaluation.methods import has_cells, signal_only
 from nldiff.evaluation.scoring import distance, score
 from nldiff.evaluation.tables import summary

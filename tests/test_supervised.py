@@ -11,11 +11,11 @@ from training_runs import ROOT, kill_a_run, losses, rows, run_two_processes, wri
 
 from nldiff.baselines.networks import make_network
 from nldiff.baselines.saved import apply_network, load_baseline
+from nldiff.cases import parse_task
 from nldiff.cli import main, train_baseline_main
 from nldiff.config import load_config
 from nldiff.data import Augmentation, Crops
 from nldiff.errors import NldiffError
-from nldiff.evaluation.cases import parse_task
 from nldiff.nonlinearities import Distortion, input_sdr
 from nldiff.overdrive import sox_overdrive
 from nldiff.supervised import (

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from nldiff import audio as audio_io
 from nldiff.audio import atomic_path
+from nldiff.cases import Case, Task, make_case
 from nldiff.diffusion import karras_schedule
 from nldiff.errors import NldiffError
-from nldiff.evaluation.cases import Case, Clip, Task, make_case, read_clip
+from nldiff.evaluation.clips import Clip, read_clip
 from nldiff.evaluation.config import EvaluationConfig
 from nldiff.evaluation.methods import METHODS, Audio, Run, at_level, no_curve
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score

@@ -23,7 +23,7 @@ class EvaluationConfig:
 
     Attributes:
         data: folder of clean clips.
-        files, pieces, seconds: see `nldiff.evaluation.cases.find_clips`.
+        files, pieces, seconds: see `nldiff.evaluation.clips.find_clips`.
         rate: Hz that the clips are resampled to.
         level: RMS that the clips are brought to; 0 keeps their own.
         distortions: as `parse_distortion` takes them, or `overdrive:gain_db=20,colour=20` for SoX's.

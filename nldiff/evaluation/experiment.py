@@ -17,9 +17,10 @@ import yaml
 
 from nldiff import audio as audio_io
 from nldiff.audio import atomic_path
+from nldiff.cases import parse_task
 from nldiff.errors import NldiffError
-from nldiff.evaluation.cases import find_clips, parse_task
 from nldiff.evaluation.cells import Group, Runner
+from nldiff.evaluation.clips import find_clips
 from nldiff.evaluation.config import EvaluationConfig, check_experiment
 from nldiff.evaluation.methods import METHODS, Audio, Run, has_cells
 from nldiff.evaluation.scoring import make_embeddings

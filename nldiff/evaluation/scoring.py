@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nldiff.cases import Case
 from nldiff.errors import NldiffError
-from nldiff.evaluation.cases import Case
 from nldiff.metrics import METRICS, compute, delta_sdr, delta_sdr_clipped, frechet_distance, lsd, rr_mse
 from nldiff.metrics.embeddings import EnCodec, VGGish, log_mel_embedding
 from nldiff.metrics.frechet import Embedding
