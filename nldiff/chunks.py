@@ -122,10 +122,10 @@ class Task:
         per_call = max(1, self.batch_size // self.recording.channels)
         return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
 
-    def steps(self, increasing: bool) -> int:
-        """Steps that progress counts in all: those of sampling for the curve, and then those of every call."""
+    def steps(self, increasing: bool, sampled: bool = True) -> int:
+        """Steps that progress counts in all: those of sampling for the curve, if there is any, and of every call."""
         in_a_call = 1 if increasing else self.settings.steps
-        return self.settings.steps + in_a_call * len(self.calls(increasing))
+        return sampled * self.settings.steps + in_a_call * len(self.calls(increasing))
 
 
 @dataclass
@@ -156,7 +156,7 @@ class Estimate:
     Attributes:
         curve: maps clean samples [1, n] to observed ones at the prior's level.
         increasing: the increasing curve nearest to it, for signals to be refined; None where they are to be sampled.
-        posterior: what was sampled along with it.
+        posterior: what was sampled along with it; None for a known increasing curve, which needs no sampling.
         polarity: -1 if the restored signal is upside down, else 1.
         grid: clean values [points] at which the curve was noted.
         noted: the curve at them after every diffusion step, [steps, points]; no rows for a known distortion.
@@ -164,7 +164,7 @@ class Estimate:
 
     curve: Curve
     increasing: IncreasingCurve | None
-    posterior: Posterior
+    posterior: Posterior | None
     polarity: int
     grid: np.ndarray
     noted: np.ndarray
@@ -202,9 +202,10 @@ def make_task(recording: Recording, prior: Prior, config: RestoreConfig, known: 
 
 
 def estimate_curve(task: Task, progress: Progress) -> Estimate:
-    """Estimate the curve on the loudest frames by sampling; of a known one, find out whether it is increasing.
+    """Estimate the curve on the loudest frames by sampling.
 
-    If the settings ask for refinement, an increasing curve is fitted once more, to the refined signal.
+    If the settings ask for refinement, an increasing curve is fitted once more, to the refined signal; and one that is
+    known needs no sampling.
 
     Raises:
         NldiffError: sampling diverged.
@@ -213,6 +214,9 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     curve, level = _first_curve(task)
     grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * task.prior.sigma_data
     noted: list[np.ndarray] = []
+    refine = task.settings.refine_iterations > 0
+    if refine and task.known and (increasing := increasing_curve(curve, task.first_guess(y), y)):
+        return Estimate(curve, increasing, None, 1, grid.numpy(), np.zeros((0, _NOTED_POINTS)))
 
     def stepped(step: Step) -> None:
         if isinstance(step.curve, Waveshaper):
@@ -222,7 +226,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
 
     posterior = task.sampled(task.joint, y, curve, level, stepped)
     restored = posterior.audio
-    increasing = increasing_curve(curve, restored, y) if task.settings.refine_iterations else None
+    increasing = increasing_curve(curve, restored, y) if refine else None
     if increasing:
         restored = task.refined(restored, *_bounds(increasing, y), 1 + task.settings.refine_iterations // _FEWER)
         if isinstance(curve, Waveshaper):
@@ -244,7 +248,7 @@ def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Itera
     """
     increasing = estimate.increasing is not None
     ready: dict[int, np.ndarray] = {}
-    if task.samples_are_result(increasing):
+    if estimate.posterior and task.samples_are_result(increasing):
         ready = _finished(task, task.joint, estimate.posterior.audio, estimate.polarity)
     calls = iter(task.calls(increasing))
     for chunk in range(len(task.starts)):
@@ -256,7 +260,7 @@ def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Itera
 
 def evaluations(task: Task, estimate: Estimate) -> int:
     """Network evaluations per item, those for the curve included."""
-    spent = estimate.posterior.evaluations
+    spent = estimate.posterior.evaluations if estimate.posterior else 0
     if estimate.increasing:
         return spent + (task.settings.polish_steps if task.settings.polish_sigma else 0)
     return spent if task.samples_are_result(increasing=False) else 2 * spent

@@ -36,7 +36,7 @@ class Fit:
     Attributes:
         curve: maps clean samples [1, n] to observed ones at the prior's levels.
         observation_gain: prior level = `observation_gain` * observed sample.
-        cost: mean of eq. 8 over the jointly restored items in every diffusion step.
+        cost: mean of eq. 8 over the jointly restored items in every diffusion step; none if nothing was sampled.
         evaluations: network evaluations per item, those for the curve included.
         seconds: wall time of sampling.
         settings: sampler settings.
@@ -165,13 +165,13 @@ def restore_blocks(
     # Only the curve tells whether signals can be refined; until then they can, if the settings ask for it.
     progress = Progress(on_step, task.steps(increasing=task.settings.refine_iterations > 0))
     estimate = estimate_curve(task, progress)
-    progress.plan(task.steps(increasing=estimate.increasing is not None))
+    progress.plan(task.steps(increasing=estimate.increasing is not None, sampled=estimate.posterior is not None))
     for block in joined(restored_chunks(task, estimate, progress), task.starts, recording.frames):
         emit(block)
     return Fit(
         curve=estimate.curve,
         observation_gain=task.gain,
-        cost=tuple(estimate.posterior.cost.mean(1).tolist()),
+        cost=tuple(estimate.posterior.cost.mean(1).tolist()) if estimate.posterior else (),
         evaluations=evaluations(task, estimate),
         seconds=time.monotonic() - started,
         settings=task.settings,

@@ -433,13 +433,24 @@ def test_refinement_does_not_depend_on_the_batch_size_and_repeats(prior: Prior) 
     assert rms(plain.audio - one.audio) > 0.01 * rms(one.audio)
 
 
-def test_a_refined_signal_explains_the_observation_to_the_tolerance(
+def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_observation_to_the_tolerance(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y + 0.01 * y.sin()))
+    sampler = FakeSampler(lambda y: y)
+    monkeypatch.setattr("nldiff.chunks.sample", sampler)
     y = clipped(1.6, TINY_RATE, 2)
     known = Distortion("hard_clip", {"threshold": 0.15})
-    result = restore(y, TINY_RATE, prior, known=known, config=RestoreConfig(sampler=REFINED, **SPLIT))
+    steps: list[tuple[int, int]] = []
+    result = restore(
+        y,
+        TINY_RATE,
+        prior,
+        known=known,
+        config=RestoreConfig(sampler=REFINED, **SPLIT),
+        on_step=lambda *step: steps.append(step),
+    )
+    assert (sampler.calls, result.cost, result.evaluations) == ([], (), 0)
+    assert steps[-1][0] == steps[-1][1] == len(steps)
     assert result.explained_db > 20 * math.log10(25)
 
 
