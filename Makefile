@@ -11,7 +11,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format notebook clean
+.PHONY: help demo test test-slow test-survey lint format notebook clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,10 +22,13 @@ demo: $(VENV)/.installed ## restore the example guitar recording into out/demo
 
 test: $(VENV)/.installed-dev ## run the test suite without the slow tests
 	@command -v chromedriver >/dev/null || echo "chromedriver not found: the browser tests of the listening page are left out (apt install chromium chromium-driver)"
-	$(BIN)/python -m pytest -m "not slow$$(command -v chromedriver >/dev/null || echo ' and not browser')"
+	$(BIN)/python -m pytest -m "not slow and not survey$$(command -v chromedriver >/dev/null || echo ' and not browser')"
 
 test-slow: $(VENV)/.installed-dev ## run the slow tests
 	$(BIN)/python -m pytest -m slow
+
+test-survey: $(VENV)/.installed-dev ## reproduce published results of A-SPADE (a quarter of an hour, needs NLDIFF_DATA)
+	$(BIN)/python -m pytest -m survey
 
 lint: $(VENV)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -24,9 +24,9 @@ def survey() -> Path:
     return folder
 
 
-def published(metric: str) -> FloatArray:
-    """Grades of the clipped signals, `[excerpts, levels]`."""
-    return np.array(json.loads((survey() / "published_results.json").read_text())["results"][metric]["clipped"])
+def published(metric: str, method: str = "clipped") -> FloatArray:
+    """Grades of the clipped or restored signals, `[excerpts, levels]`."""
+    return np.array(json.loads((survey() / "published_results.json").read_text())["results"][metric][method])
 
 
 def clipped_excerpt(excerpt: int, level: int) -> tuple[FloatArray, FloatArray, int]:

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from survey import clipped_excerpt, published
 from torch import Tensor
 
 from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade, detect_clipping
 from nldiff.errors import NldiffError
+from nldiff.metrics import delta_sdr_clipped
 
 SMALL = SpadeSettings(window=64, hop=16, eps=0.05)
 # Excerpts of the three signals below: the first 3072 samples and the 2304 restored ones that they determine.
@@ -112,6 +114,17 @@ def test_equals_the_published_code_on_whole_signals(name: str) -> None:
     variant: Variant = "analysis" if name.startswith("aspade") else "synthesis"
     restored = aspade(torch.from_numpy(vector["clipped"])[None], variant=variant, dtype=torch.float64)
     np.testing.assert_allclose(restored[0].numpy(), vector["restored"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.survey
+@pytest.mark.parametrize(("excerpt", "level"), [(0, 6), (2, 5), (2, 6), (5, 6), (7, 5), (7, 6), (9, 6)])
+def test_equals_the_published_results_of_the_survey(excerpt: int, level: int) -> None:
+    clean, clipped, _ = clipped_excerpt(excerpt, level)
+    threshold = np.abs(clipped).max()
+    y = torch.from_numpy(clipped)[None]
+    restored = aspade(y, -threshold, threshold, PRESETS["survey"], dtype=torch.float64)[0].numpy()
+    found = delta_sdr_clipped(clean, clipped, restored, clipped != clean)
+    assert found == pytest.approx(published("dSDR_clipped", "aspade")[excerpt, level], abs=0.02)
 
 
 @variants
