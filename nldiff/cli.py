@@ -362,7 +362,7 @@ def summary(path: Path, outputs: Outputs) -> str:
     if report["method"] == BLIND:
         errors = ", ".join(f"{name} {error:.2f} dB" for name, error in report["prior_scores"].items())
         work = [
-            f"{report['sampler']['steps']} steps, {report['network_evaluations']} network evaluations, "
+            f"{len(report['cost'])} steps, {report['network_evaluations']} network evaluations, "
             f"{report['seconds']:.0f} s, seed {report['seed']}",
             f"prior {report['prior']}" + (f", the lowest denoising error of: {errors}" if errors else ", as named"),
         ]
