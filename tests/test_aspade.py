@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade, detect_clipping
 from nldiff.errors import NldiffError
-from nldiff.metrics import delta_sdr_clipped
+from nldiff.metrics import delta_sdr_clipped, peaq_odg, pemo_q_odg, r_nonlin
 
 SMALL = SpadeSettings(window=64, hop=16, eps=0.05)
 # Excerpts of the three signals below: the first 3072 samples and the 2304 restored ones that they determine.
@@ -117,14 +117,23 @@ def test_equals_the_published_code_on_whole_signals(name: str) -> None:
 
 
 @pytest.mark.survey
-@pytest.mark.parametrize(("excerpt", "level"), [(0, 6), (2, 5), (2, 6), (5, 6), (7, 5), (7, 6), (9, 6)])
-def test_equals_the_published_results_of_the_survey(excerpt: int, level: int) -> None:
-    clean, clipped, _ = clipped_excerpt(excerpt, level)
+@pytest.mark.parametrize(
+    ("excerpt", "level", "variant"),
+    [(i, j, "analysis") for i, j in ((0, 6), (2, 5), (2, 6), (5, 6), (7, 5), (7, 6), (9, 6))]
+    + [(i, j, "synthesis") for i, j in ((2, 6), (5, 6), (7, 6))],
+)
+def test_equals_the_published_results_of_the_survey(excerpt: int, level: int, variant: Variant) -> None:
+    clean, clipped, rate = clipped_excerpt(excerpt, level)
     threshold = np.abs(clipped).max()
     y = torch.from_numpy(clipped)[None]
-    restored = aspade(y, -threshold, threshold, PRESETS["survey"], dtype=torch.float64)[0].numpy()
-    found = delta_sdr_clipped(clean, clipped, restored, clipped != clean)
-    assert found == pytest.approx(published("dSDR_clipped", "aspade")[excerpt, level], abs=0.02)
+    restored = aspade(y, -threshold, threshold, PRESETS["survey"], variant, dtype=torch.float64)[0].numpy()
+    gain = delta_sdr_clipped(clean, clipped, restored, clipped != clean)
+    grades = (gain, peaq_odg(clean, restored, rate), pemo_q_odg(clean, restored, rate), r_nonlin(clean, restored, rate))
+    method = "aspade" if variant == "analysis" else "sspade_new"
+    for name, grade, tolerance in zip(
+        ("dSDR_clipped", "PEAQ", "PEMO-Q", "Rnonlin"), grades, (0.02, 0.03, 0.2, 0.01), strict=True
+    ):
+        assert grade == pytest.approx(published(name, method)[excerpt, level], abs=tolerance), name
 
 
 @variants
