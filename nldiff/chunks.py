@@ -13,7 +13,7 @@ from nldiff.diffusion import karras_schedule
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.recording import Recording, above_band, chunk_starts, from_rate
-from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
+from nldiff.refine import IncreasingCurve, increasing_curve, known_increasing_curve, polish, sparsest_consistent
 from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
 from nldiff.settings import RestoreConfig, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
@@ -23,6 +23,8 @@ Curve = Callable[[Tensor], Tensor]
 
 # Where the curve is noted after every step, in multiples of the prior's level.
 _NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
+# Clean samples are not larger, in the same multiples.
+_LARGEST_SIGMAS = 12.0
 # One in so many of the iterations that the signal needs is enough for the curve.
 _FEWER = 4
 
@@ -215,8 +217,10 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * task.prior.sigma_data
     noted: list[np.ndarray] = []
     refine = task.settings.refine_iterations > 0
-    if refine and task.known and (increasing := increasing_curve(curve, task.first_guess(y), y)):
-        return Estimate(curve, increasing, None, 1, grid.numpy(), np.zeros((0, _NOTED_POINTS)))
+    if refine and task.known:
+        limit = _LARGEST_SIGMAS * task.prior.sigma_data
+        if increasing := known_increasing_curve(curve, limit, y):
+            return Estimate(curve, increasing, None, 1, grid.numpy(), np.zeros((0, _NOTED_POINTS)))
 
     def stepped(step: Step) -> None:
         if isinstance(step.curve, Waveshaper):

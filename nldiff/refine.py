@@ -94,17 +94,31 @@ def increasing_curve(curve: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) ->
     samples, observed = x.flatten().cpu().double().numpy(), y.flatten().cpu().double().numpy()
     low, high = np.quantile(samples, [_RARE, 1 - _RARE])
     grid = np.linspace(low, high, _POINTS)
-    with torch.no_grad():
-        found = curve(torch.from_numpy(grid).to(x.dtype).to(x.device)[None])[0].cpu().double().numpy()
-    found = found.clip(observed.min(), observed.max())
+    found = _sampled(curve, grid, x).clip(observed.min(), observed.max())
     # Where samples are rare the curve is what the waveshaper makes of nothing: it must not count as much as elsewhere.
     counts = np.histogram(samples, bins=_POINTS, range=(low, high))[0]
     increasing = isotonic_regression(found, weights=counts + _RARE).x
     error, forced = (np.mean((np.interp(samples, grid, f) - observed) ** 2) for f in (found, increasing))
-    tolerance = float(_TOLERANCE * np.sqrt(np.mean(observed**2)))
+    tolerance = _tolerance(observed)
     if error > _UNEXPLAINED * np.mean(observed**2) or forced > _EXCESS * error + tolerance**2:
         return None
     return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(increasing), tolerance)
+
+
+def known_increasing_curve(curve: Callable[[Tensor], Tensor], limit: float, y: Tensor) -> IncreasingCurve | None:
+    """The table of a known curve, or None if it falls somewhere by more than its tolerance.
+
+    Args:
+        curve: maps clean samples [1, n] to observed ones.
+        limit: largest magnitude of clean samples.
+        y: observed samples, any shape; they determine the tolerance.
+    """
+    grid = np.linspace(-limit, limit, _POINTS)
+    found = _sampled(curve, grid, y)
+    tolerance, highest = _tolerance(y.flatten().cpu().double().numpy()), np.maximum.accumulate(found)
+    if np.max(highest - found) > tolerance:
+        return None
+    return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(highest), tolerance)
 
 
 def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, windows: Sequence[int], iterations: int) -> Tensor:
@@ -190,3 +204,13 @@ def _mean_of_neighbours(energy: Tensor) -> Tensor:
     counts[0] -= 1
     counts[-1] -= 1
     return total.div_(counts)
+
+
+@torch.no_grad()
+def _sampled(curve: Callable[[Tensor], Tensor], grid: np.ndarray, like: Tensor) -> np.ndarray:
+    """A curve of tensors like `like` at the values `grid` [points]."""
+    return curve(torch.from_numpy(grid).to(like.dtype).to(like.device)[None])[0].cpu().double().numpy()
+
+
+def _tolerance(observed: np.ndarray) -> float:
+    return float(_TOLERANCE * np.sqrt(np.mean(observed**2)))

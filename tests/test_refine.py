@@ -15,7 +15,13 @@ from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
 from nldiff.priors import Prior
-from nldiff.refine import IncreasingCurve, increasing_curve, polish, sparsest_consistent
+from nldiff.refine import (
+    IncreasingCurve,
+    increasing_curve,
+    known_increasing_curve,
+    polish,
+    sparsest_consistent,
+)
 from nldiff.restore import restore
 from nldiff.sampling import SamplerSettings, fit_operator, generators
 from nldiff.settings import RestoreConfig, sampler_settings
@@ -433,12 +439,14 @@ def test_refinement_does_not_depend_on_the_batch_size_and_repeats(prior: Prior) 
     assert rms(plain.audio - one.audio) > 0.01 * rms(one.audio)
 
 
+@pytest.mark.parametrize("kind", ["plucked", "sine"])  # the first guess is far off for the second
 def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_observation_to_the_tolerance(
-    prior: Prior, monkeypatch: pytest.MonkeyPatch
+    prior: Prior, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     sampler = FakeSampler(lambda y: y)
     monkeypatch.setattr("nldiff.chunks.sample", sampler)
-    y = clipped(1.6, TINY_RATE, 2)
+    sine = 0.16 * np.sin(np.arange(int(1.6 * TINY_RATE)) * 0.3).astype(np.float32).clip(-0.15, 0.15)
+    y = clipped(1.6, TINY_RATE, 2) if kind == "plucked" else np.stack([sine, -sine])
     known = Distortion("hard_clip", {"threshold": 0.15})
     steps: list[tuple[int, int]] = []
     result = restore(
@@ -514,3 +522,15 @@ def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
     values = result.curve(np.linspace(-100, 100, 1001) * rms(y))
     assert bool((np.diff(values) >= 0).all())
     assert np.abs(values).max() <= np.abs(y).max() * (1 + 1e-6)
+
+
+def test_a_known_curve_is_taken_over_its_whole_range_unless_it_falls() -> None:
+    y = 0.01 * torch.ones(1, 9)
+    table = known_increasing_curve(lambda x: x.clamp(-0.3, 0.2), 2.0, y)
+    assert table is not None
+    assert (float(table.x[0]), float(table.x[-1]), table.tolerance) == (-2, 2, pytest.approx(0.01 / 25))
+    low, high = table.bounds(torch.linspace(-0.3, 0.2, 1001))
+    assert low[[-1, 800, 0]].tolist() == pytest.approx([0.2, 0.1, -math.inf], abs=0.002)
+    assert high[[-1, 800, 0]].tolist() == pytest.approx([math.inf, 0.1, -0.3], abs=0.002)
+    assert known_increasing_curve(lambda x: x.sin(), 1.5, y) is not None
+    assert known_increasing_curve(lambda x: x.sin(), 1.8, y) is None  # sin(1.8) is below sin(pi / 2) by 0.026
