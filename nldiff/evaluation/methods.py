@@ -91,7 +91,7 @@ def blind(waveshaper: str) -> Callable[[Run], Method]:
 
 
 def informed(run: Run) -> Method:
-    """Posterior sampling that is told the distortion.
+    """The restoration that is told the distortion.
 
     Raises:
         NldiffError: the prior or a setting is unusable.
