@@ -55,9 +55,23 @@ def kill_a_run(script: str, settings: Path, run_dir: Path, earliest: float, late
     return moment
 
 
+# Runs a script and fails if it leaves threads of the process group, which may abort while the interpreter ends.
+_WITHOUT_LEFTOVERS = """
+import pathlib, runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    left = [name for name in names if "gloo" in name]
+    sys.exit(end.code or (f"left running: {left}" if left else 0))
+"""
+
+
 def run_two_processes(script: str, settings: Path) -> None:
     """Run a training to its end in two processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(ROOT / script), "--config", str(settings), "--quiet"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    watched = [sys.executable, "-c", _WITHOUT_LEFTOVERS, str(ROOT / script)]
+    command = [*launcher, *watched, "--config", str(settings), "--quiet"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
