@@ -29,7 +29,7 @@ from nldiff.priors import fast_dtype
 if dist.is_available():
     # Imported first by DistributedDataParallel, it would keep the process group in default arguments for ever: the
     # threads of Gloo would go on while the interpreter ends, which aborts the process now and then.
-    import torch.distributed.nn.functional  # noqa: F401
+    import torch.distributed.nn.functional
 
 Key: TypeAlias = tuple[int, int, int]
 """(step, item, length): all that the data of an item depends on, besides the seed."""
