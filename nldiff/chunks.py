@@ -1,4 +1,8 @@
-"""A recording at the rate and level of a prior: the curve from its loudest chunks, and its chunks given the curve."""
+"""A recording at the level of a prior: the curve from its loudest chunks, and its chunks given the curve.
+
+The prior samples at its own rate. Signals are refined at the rate of the recording: resampled, what was clipped
+overshoots and is no function of the clean samples any more.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -6,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from nldiff import audio as audio_io
@@ -31,7 +36,7 @@ _FEWER = 4
 
 @dataclass(frozen=True)
 class Task:
-    """What is needed to work on a recording at the rate and level of a prior; see `make_task`.
+    """What is needed to work on a recording at the level of a prior; see `make_task`.
 
     Attributes:
         recording, prior, config: what to restore, and how.
@@ -73,10 +78,18 @@ class Task:
         return self.recording.read(self.starts[chunk], self.length)
 
     def observed(self, pieces: list[np.ndarray]) -> Tensor:
-        """Pieces [channels, n] of the recording at the prior's rate and level, [pieces * channels, time]."""
+        """Pieces [channels, n] of the recording at the prior's level, [pieces * channels, n]."""
+        return torch.from_numpy(np.concatenate(pieces) * np.float32(self.gain)).to(self.device)
+
+    def at_prior_rate(self, x: Tensor) -> Tensor:
+        """Signals [batch, n] at the rate of the recording to that of the prior, [batch, time]."""
         rates = self.recording.sample_rate, self.prior.sample_rate
-        at_rate = [audio_io.resample((piece * self.gain).astype(np.float32), *rates) for piece in pieces]
-        return torch.from_numpy(np.concatenate(at_rate)).to(self.device)
+        return torch.from_numpy(audio_io.resample(x.cpu().numpy(), *rates)).to(x.device)
+
+    def at_own_rate(self, x: Tensor, length: int) -> Tensor:
+        """The way back: [batch, time] to [batch, length]."""
+        back = from_rate(x.cpu().numpy(), self.prior.sample_rate, self.recording.sample_rate, length)
+        return torch.from_numpy(back).to(x.device)
 
     def sources(self, chunks: list[int]) -> list[torch.Generator]:
         """A random generator for every channel of the chunks."""
@@ -90,8 +103,8 @@ class Task:
     def sampled(
         self, chunks: list[int], y: Tensor, curve: Curve, level: float | None, callback: Callable[[Step], None]
     ) -> Posterior:
-        """Samples for `y` [chunks * channels, time], see `sample`."""
-        s = self.settings
+        """Samples at the prior's rate for `y` [chunks * channels, n] at that of the recording, see `sample`."""
+        s, y = self.settings, self.at_prior_rate(y)
         return sample(
             self.prior.denoiser,
             y,
@@ -106,8 +119,15 @@ class Task:
         )
 
     def refined(self, x: Tensor, low: Tensor, high: Tensor, iterations: int) -> Tensor:
-        """The sparsest signal between the bounds, from the estimate `x`, all [batch, time]."""
-        return sparsest_consistent(x, low, high, self.settings.refine_windows, iterations)
+        """The sparsest signal between the bounds, from the estimate `x`, all [batch, n] at the recording's rate."""
+        ratio = self.recording.sample_rate / self.prior.sample_rate
+        windows = [4 * next_fast_len(max(1, round(n * ratio / 4))) for n in self.settings.refine_windows]
+        return sparsest_consistent(x, low, high, windows, iterations)
+
+    def polished(self, chunks: list[int], x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """What the prior makes of `x` [chunks * channels, n] at the recording's rate, see `polish`."""
+        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
+        return polish(self.prior.denoiser, x, low, high, self.settings, self.sources(chunks), *rates)
 
     def samples_are_result(self, increasing: bool) -> bool:
         """Whether sampling for the curve restores the joint chunks: an excerpt does not, and refining is better.
@@ -229,7 +249,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
         progress.advance()
 
     posterior = task.sampled(task.joint, y, curve, level, stepped)
-    restored = posterior.audio
+    restored = task.at_own_rate(posterior.audio, y.shape[1])
     increasing = increasing_curve(curve, restored, y) if refine else None
     if increasing:
         restored = task.refined(restored, *_bounds(increasing, y), 1 + task.settings.refine_iterations // _FEWER)
@@ -253,12 +273,12 @@ def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Itera
     increasing = estimate.increasing is not None
     ready: dict[int, np.ndarray] = {}
     if estimate.posterior and task.samples_are_result(increasing):
-        ready = _finished(task, task.joint, estimate.posterior.audio, estimate.polarity)
+        ready = _finished(task, task.joint, task.at_own_rate(estimate.posterior.audio, task.length), estimate)
     calls = iter(task.calls(increasing))
     for chunk in range(len(task.starts)):
         if chunk not in ready:
             chunks = next(calls)
-            ready |= _finished(task, chunks, _restored(task, chunks, estimate, progress), estimate.polarity)
+            ready |= _finished(task, chunks, _restored(task, chunks, estimate, progress), estimate)
         yield ready.pop(chunk)
 
 
@@ -289,26 +309,27 @@ def _first_curve(task: Task) -> tuple[Curve, float | None]:
 
 
 def _restored(task: Task, chunks: list[int], estimate: Estimate, progress: Progress) -> Tensor:
-    """Clean signals [chunks * channels, time] at the prior's rate and level."""
+    """Clean signals [chunks * channels, length] at the recording's rate and the prior's level."""
     y = task.observed([task.read(chunk) for chunk in chunks])
     if not estimate.increasing:
-        return task.sampled(chunks, y, estimate.curve, None, lambda step: progress.advance()).audio
+        posterior = task.sampled(chunks, y, estimate.curve, None, lambda step: progress.advance())
+        return task.at_own_rate(posterior.audio, task.length)
     low, high = _bounds(estimate.increasing, y)
     x = task.refined(task.first_guess(y), low, high, task.settings.refine_iterations)
     if task.settings.polish_sigma:
-        x = polish(task.prior.denoiser, x, low, high, task.settings, task.sources(chunks))
+        x = task.polished(chunks, x, low, high)
     progress.advance()
     return x
 
 
-def _finished(task: Task, chunks: list[int], restored: Tensor, polarity: int) -> dict[int, np.ndarray]:
-    """Chunks [channels, length] at the recording's rate from `restored` [chunks * channels, time] at the prior's."""
+def _finished(task: Task, chunks: list[int], restored: Tensor, estimate: Estimate) -> dict[int, np.ndarray]:
+    """Chunks [channels, length] from `restored` [chunks * channels, length], both at the prior's level."""
     given, used = task.recording.sample_rate, task.prior.sample_rate
-    signals = restored.cpu().numpy().reshape(len(chunks), task.recording.channels, -1)
-    pieces = {c: from_rate(x, used, given, task.length) for c, x in zip(chunks, signals, strict=True)}
-    if task.config.above_band == "drop" or given <= used:
+    pieces = dict(zip(chunks, restored.cpu().numpy().reshape(len(chunks), task.recording.channels, -1), strict=True))
+    if estimate.increasing or task.config.above_band == "drop" or given <= used:
         return pieces
-    return {c: x + above_band(task.read(c) * (polarity * task.gain), given, used) for c, x in pieces.items()}
+    gain = estimate.polarity * task.gain
+    return {chunk: x + above_band(task.read(chunk) * gain, given, used) for chunk, x in pieces.items()}
 
 
 def _seed(*parts: int) -> int:

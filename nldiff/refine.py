@@ -152,8 +152,12 @@ def polish(
     high: Tensor,
     settings: SamplerSettings,
     sources: Sequence[torch.Generator],
+    at_prior_rate: Callable[[Tensor], Tensor] = lambda x: x,
+    at_own_rate: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
     """Let the prior go over `x`: noise is added, removed by the prior, and the samples put back into their intervals.
+
+    What the prior changes is added to `x`, so that nothing is lost where its band is the narrower one.
 
     Args:
         denoiser: D(x, sigma).
@@ -162,13 +166,16 @@ def polish(
         high: largest value of every sample; may be infinite.
         settings: `polish_steps` noise levels fall from `polish_sigma` to `sigma_min`, by the same factor each.
         sources: one CPU generator per item.
+        at_prior_rate: resamples signals like `x` to the rate of the prior, where that is another one.
+        at_own_rate: and back.
 
     Returns:
         [batch, time], inside the intervals.
     """
     for sigma in np.geomspace(settings.polish_sigma, settings.sigma_min, settings.polish_steps).tolist():
-        noisy = x + sigma * draw_noise(x, sources)
-        x = denoiser(noisy, x.new_full((len(x),), sigma)).clamp(low, high)
+        before = at_prior_rate(x)
+        after = denoiser(before + sigma * draw_noise(before, sources), x.new_full((len(x),), sigma))
+        x = (x + at_own_rate(after - before)).clamp(low, high)
     return x
 
 

@@ -40,8 +40,9 @@ class Fit:
         evaluations: network evaluations per item, those for the curve included.
         seconds: wall time of sampling.
         settings: sampler settings.
-        restored_band_hz: upper end of the band that the prior restored, Hz; above it the result is silent, or observed
-            (`above_band` of `RestoreConfig`).
+        restored_band_hz: upper end of the band that was restored, Hz: that of the recording where signals were refined,
+            else that of the prior if it is lower; above it the result is silent, or observed (`above_band` of
+            `RestoreConfig`).
         grid: clean values [points] at which the curve was noted.
         curves: the curve at them after every diffusion step, [steps, points]; no rows for a known distortion.
     """
@@ -168,6 +169,7 @@ def restore_blocks(
     progress.plan(task.steps(increasing=estimate.increasing is not None, sampled=estimate.posterior is not None))
     for block in joined(restored_chunks(task, estimate, progress), task.starts, recording.frames):
         emit(block)
+    rate = recording.sample_rate if estimate.increasing else min(recording.sample_rate, prior.sample_rate)
     return Fit(
         curve=estimate.curve,
         observation_gain=task.gain,
@@ -175,7 +177,7 @@ def restore_blocks(
         evaluations=evaluations(task, estimate),
         seconds=time.monotonic() - started,
         settings=task.settings,
-        restored_band_hz=min(recording.sample_rate, prior.sample_rate) / 2,
+        restored_band_hz=rate / 2,
         grid=estimate.grid,
         curves=estimate.noted,
     )

@@ -28,8 +28,9 @@ class RestoreConfig:
         sampler: fields of `SamplerSettings` that differ from what the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
-        above_band: what becomes of the band above half the prior's rate, which no prior restores: "drop" leaves it
-            out, "keep" mixes the observed band, distortion products included, into the result.
+        above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
+            out, "keep" mixes the observed band, distortion products included, into the result. Where they are refined,
+            it is restored like the rest.
         warm_start: what sampling starts from: "histogram", the observation with the distribution of samples that
             clean audio has, see `nldiff.warmstart`; or "observation", as in the 2025 paper.
         chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,

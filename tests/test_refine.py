@@ -337,6 +337,18 @@ def test_polishing_adds_noise_of_each_level_and_denoises() -> None:
         torch.testing.assert_close(result[i], (((1 + 0.04 * first) / 2 + 0.02 * second) / 2 + 0.01 * third) / 2)
 
 
+def test_polishing_adds_what_the_prior_changes_at_its_own_rate() -> None:
+    x = torch.tensor([[3.0, -1.0] * 20])
+    settings = replace(POLISH, polish_steps=1)
+    # The prior sees the means of pairs, which are 1, and nothing of what is above its band.
+    result = polish(
+        half, x, -EVERYWHERE, EVERYWHERE, settings, generators([3]),
+        lambda x: x.unflatten(1, (-1, 2)).mean(-1), lambda x: x.repeat_interleave(2, 1),
+    )  # fmt: skip
+    noise = torch.randn(20, generator=generators([3])[0]).repeat_interleave(2)
+    torch.testing.assert_close(result[0], x[0] + (0.04 * noise - 1) / 2)
+
+
 def test_polishing_stays_between_the_bounds() -> None:
     x, low, high = intervals(2, 3, 400)
     x = x.clamp(low, high)
@@ -439,27 +451,49 @@ def test_refinement_does_not_depend_on_the_batch_size_and_repeats(prior: Prior) 
     assert rms(plain.audio - one.audio) > 0.01 * rms(one.audio)
 
 
-@pytest.mark.parametrize("kind", ["plucked", "sine"])  # the first guess is far off for the second
+# The first guess is far off for the sine. Resampled, what was clipped would overshoot the level.
+@pytest.mark.parametrize("rate", [TINY_RATE, 5513, 22050])
+@pytest.mark.parametrize("kind", ["plucked", "sine"])
 def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_observation_to_the_tolerance(
-    prior: Prior, monkeypatch: pytest.MonkeyPatch, kind: str
+    prior: Prior, monkeypatch: pytest.MonkeyPatch, kind: str, rate: int
 ) -> None:
     sampler = FakeSampler(lambda y: y)
     monkeypatch.setattr("nldiff.chunks.sample", sampler)
-    sine = 0.16 * np.sin(np.arange(int(1.6 * TINY_RATE)) * 0.3).astype(np.float32).clip(-0.15, 0.15)
-    y = clipped(1.6, TINY_RATE, 2) if kind == "plucked" else np.stack([sine, -sine])
+    sine = 0.16 * np.sin(np.arange(int(1.6 * rate)) * 0.3).astype(np.float32).clip(-0.15, 0.15)
+    y = clipped(1.6, rate, 2) if kind == "plucked" else np.stack([sine, -sine])
     known = Distortion("hard_clip", {"threshold": 0.15})
     steps: list[tuple[int, int]] = []
-    result = restore(
-        y,
-        TINY_RATE,
-        prior,
-        known=known,
-        config=RestoreConfig(sampler=REFINED, **SPLIT),
-        on_step=lambda *step: steps.append(step),
-    )
+    config = RestoreConfig(sampler=REFINED, **SPLIT)
+    result = restore(y, rate, prior, known=known, config=config, on_step=lambda *step: steps.append(step))
     assert (sampler.calls, result.cost, result.evaluations) == ([], (), 0)
+    assert result.restored_band_hz == rate / 2
     assert steps[-1][0] == steps[-1][1] == len(steps)
     assert result.explained_db > 20 * math.log10(25)
+
+
+def test_a_blind_curve_is_that_of_the_recording_at_its_own_rate(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
+    y = clipped(1.0, 22050)[0]
+    result = restore(y, 22050, prior, config=RestoreConfig(sampler=REFINED))
+    # As long as nothing is resampled, the largest observed sample bounds the curve.
+    assert np.abs(result.curve(np.linspace(-1, 1, 1001))).max() <= np.abs(y).max() * (1 + 1e-6)
+    assert result.explained_db > 20
+
+
+@pytest.mark.parametrize(("rate", "windows"), [(TINY_RATE, [512]), (22050, [1440]), (6000, [384]), (5513, [352])])
+def test_windows_last_as_long_at_every_rate(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch, rate: int, windows: list[int]
+) -> None:
+    used: list[list[int]] = []
+
+    def refine(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, windows: list[int], iterations: int) -> Any:
+        used.append(windows)
+        return x.clamp(low, high)
+
+    monkeypatch.setattr("nldiff.chunks.sparsest_consistent", refine)
+    known = Distortion("hard_clip", {"threshold": 0.15})
+    restore(clipped(0.5, rate)[0], rate, prior, known=known, config=RestoreConfig(sampler=REFINED))
+    assert used == [windows]
 
 
 def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
