@@ -5,7 +5,7 @@ overshoots and is no function of the clean samples any more.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,7 +18,14 @@ from nldiff.diffusion import karras_schedule
 from nldiff.nonlinearities import Distortion, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.recording import Recording, above_band, chunk_starts, from_rate
-from nldiff.refine import IncreasingCurve, increasing_curve, known_increasing_curve, polish, sparsest_consistent
+from nldiff.refine import (
+    IncreasingCurve,
+    increasing_curve,
+    known_increasing_curve,
+    matched_curve,
+    polish,
+    sparsest_consistent,
+)
 from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
 from nldiff.settings import RestoreConfig, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
@@ -32,6 +39,9 @@ _NOTED_SIGMAS, _NOTED_POINTS = 4.0, 201
 _LARGEST_SIGMAS = 12.0
 # One in so many of the iterations that the signal needs is enough for the curve.
 _FEWER = 4
+# The tolerance of the curve in its rounds of fitting, in multiples of the last one: samples that are held in the
+# intervals of a wrong curve confirm it.
+_LOOSER = (4, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -251,12 +261,10 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     posterior = task.sampled(task.joint, y, curve, level, stepped)
     restored = task.at_own_rate(posterior.audio, y.shape[1])
     increasing = increasing_curve(curve, restored, y) if refine else None
-    if increasing:
-        restored = task.refined(restored, *_bounds(increasing, y), 1 + task.settings.refine_iterations // _FEWER)
-        if isinstance(curve, Waveshaper):
-            fit_operator(curve, restored, y, task.settings, task.curve_sources(len(y), first=1))
-            # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
-            curve = increasing = increasing_curve(curve, restored, y) or increasing
+    if increasing and isinstance(curve, Waveshaper):
+        # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
+        restored, increasing = _refitted(task, curve, increasing, restored, y)
+        curve = increasing
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
     polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
@@ -306,6 +314,23 @@ def _first_curve(task: Task) -> tuple[Curve, float | None]:
     samples = np.concatenate(task.loudest, axis=1) * task.gain
     waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(task.device), task.curve_sources(1))
     return waveshaper, task.prior.sigma_data
+
+
+def _refitted(
+    task: Task, curve: Waveshaper, increasing: IncreasingCurve, restored: Tensor, y: Tensor
+) -> tuple[Tensor, IncreasingCurve]:
+    """Refine the samples of the prior `restored` and fit the increasing curve to what comes out; both once more."""
+    iterations = 1 + task.settings.refine_iterations // _FEWER
+    if increasing.stepped(y):
+        # Refined samples crowd on one side of the steps, and their distribution does not tell where these are.
+        restored = task.refined(restored, *_bounds(increasing, y), iterations)
+        fit_operator(curve, restored, y, task.settings, task.curve_sources(len(y), first=1))
+        return restored, increasing_curve(curve, restored, y) or increasing
+    for factor in _LOOSER:
+        loose = replace(increasing, tolerance=factor * increasing.tolerance)
+        restored = task.refined(restored, *_bounds(loose, y), iterations)
+        increasing = matched_curve(restored, y)
+    return restored, increasing
 
 
 def _restored(task: Task, chunks: list[int], estimate: Estimate, progress: Progress) -> Tensor:

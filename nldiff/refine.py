@@ -41,7 +41,7 @@ class IncreasingCurve:
     """A non-decreasing curve as a table; flat outside it.
 
     Attributes:
-        x, y: values in and out, [points], float64 on the CPU; x increases, y never falls.
+        x, y: values in and out, [points], float64 on the CPU; neither ever falls.
         tolerance: how far `y` may be off, in the units of `y`.
     """
 
@@ -61,16 +61,29 @@ class IncreasingCurve:
         `observed` if that is larger, as it is between the levels of a quantiser. Beyond the outermost values the
         distance is taken to be the same as on their inner side.
         """
-        # The CPU: not every accelerator has float64.
-        values, which = torch.unique(observed.cpu().double(), return_inverse=True)
-        margins = values.new_full((len(values) + 1,), self.tolerance)
-        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
-        margins[[0, -1]] = margins[[1, -2]]
+        values, which, margins = self._margins(observed)
         # Where the curve saturates too low, the way to its very end would be demanded of every saturated sample.
         low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1]) - self.tolerance), right=False)
         high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0]) + self.tolerance), right=True)
         low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
         return low, high
+
+    def stepped(self, observed: Tensor) -> bool:
+        """Whether most of the samples `observed` have values further apart than the tolerance, as of a quantiser."""
+        _, which, margins = self._margins(observed)
+        return bool((margins[which] > self.tolerance).double().mean() > 0.5)
+
+    def _margins(self, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values that occur, ascending, which of them each sample has, and how far each is known [values + 1].
+
+        The last are the distances downwards and, one place later, upwards.
+        """
+        # The CPU: not every accelerator has float64.
+        values, which = torch.unique(observed.cpu().double(), return_inverse=True)
+        margins = values.new_full((len(values) + 1,), self.tolerance)
+        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
+        margins[[0, -1]] = margins[[1, -2]]
+        return values, which, margins
 
     def _inverse(self, y: Tensor, right: bool) -> Tensor:
         """Where the curve first reaches, or last stays at or below, `y`; infinite where it does all along."""
@@ -119,6 +132,22 @@ def known_increasing_curve(curve: Callable[[Tensor], Tensor], limit: float, y: T
     if np.max(highest - found) > tolerance:
         return None
     return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(highest), tolerance)
+
+
+def matched_curve(x: Tensor, y: Tensor) -> IncreasingCurve:
+    """The increasing curve that gives samples distributed like `x` the distribution of `y`: quantile to quantile.
+
+    Where every sample of the estimate `x` is a little off, the mean of `y` at some `x` is a flattened curve without
+    knees; the distributions keep them.
+
+    Args:
+        x: an estimate of the clean samples, any shape.
+        y: observed samples, any shape.
+    """
+    shares = torch.linspace(0, 1, _POINTS, dtype=torch.float64).numpy()
+    samples, observed = (signal.flatten().cpu().double().numpy() for signal in (x, y))
+    x_table, y_table = (torch.from_numpy(np.quantile(values, shares)) for values in (samples, observed))
+    return IncreasingCurve(x_table, y_table, _tolerance(observed))
 
 
 def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, windows: Sequence[int], iterations: int) -> Tensor:

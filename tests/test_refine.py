@@ -14,11 +14,13 @@ from torch import Tensor
 from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
+from nldiff.metrics.rr_mse import rr_mse
 from nldiff.priors import Prior
 from nldiff.refine import (
     IncreasingCurve,
     increasing_curve,
     known_increasing_curve,
+    matched_curve,
     polish,
     sparsest_consistent,
 )
@@ -556,6 +558,40 @@ def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
     values = result.curve(np.linspace(-100, 100, 1001) * rms(y))
     assert bool((np.diff(values) >= 0).all())
     assert np.abs(values).max() <= np.abs(y).max() * (1 + 1e-6)
+
+
+def test_a_matched_curve_keeps_its_knees_where_the_estimate_is_off() -> None:
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.standard_normal((3, 50000)))
+    y = x.clamp(-0.5, 1)
+    # Pairs say little: what is left is the distribution. Errors keep it, as where energy is moved in time.
+    estimate = x[:, random.permutation(50000)]
+    curve = matched_curve(estimate, y)
+    at = torch.tensor([-3.0, -0.6, -0.4, 0.0, 0.9, 1.1, 3.0])
+    torch.testing.assert_close(curve(at), at.clamp(-0.5, 1), atol=0.01, rtol=0)
+    assert (float(curve.y[0]), float(curve.y[-1])) == (-0.5, 1)
+    assert curve.tolerance == pytest.approx(rms(y) / 25)
+
+
+def test_levels_further_apart_than_the_tolerance_are_steps() -> None:
+    x = torch.randn(1, 5000, generator=generators([0])[0])
+    curve = matched_curve(x, x)
+    tolerance = 0.04  # a 25th of the RMS
+    for step, stepped in ((1.5 * tolerance, False), (2.5 * tolerance, True), (1.0, True)):
+        assert curve.stepped((x / step).round() * step) is stepped
+    assert not curve.stepped(x.clamp(-0.2, 0.2))  # levels, but one on either side only
+    assert not curve.stepped(x.clamp(min=0))
+
+
+def test_a_rough_curve_becomes_the_true_one(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = tones(1, TINY_RATE)
+    true = calibrate("soft_clip", x, sdr=8)
+    y = true(x)[0].numpy()
+    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))  # and the curve is the identity
+    sampler = REFINED | {"refine_iterations": 400, "refine_windows": [1024]}
+    result = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler=sampler))
+    error = rr_mse(true, lambda ramp: torch.from_numpy(result.curve(ramp.numpy())), 0.06, fit_scale=True)
+    assert error < -70  # -82 dB; the fit of the waveshaper to the same signal: -52 dB
 
 
 def test_a_known_curve_is_taken_over_its_whole_range_unless_it_falls() -> None:
