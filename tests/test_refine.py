@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
-from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
 from nldiff.metrics.rr_mse import rr_mse
+from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
 from nldiff.priors import Prior
 from nldiff.refine import (
     IncreasingCurve,
