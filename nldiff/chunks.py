@@ -319,7 +319,7 @@ def _first_curve(task: Task) -> tuple[Curve, float | None]:
 def _refitted(
     task: Task, curve: Waveshaper, increasing: IncreasingCurve, restored: Tensor, y: Tensor
 ) -> tuple[Tensor, IncreasingCurve]:
-    """Refine the samples of the prior `restored` and fit the increasing curve to what comes out; both once more."""
+    """Refine what the prior sampled, and fit the increasing curve to what comes out; returns both."""
     iterations = 1 + task.settings.refine_iterations // _FEWER
     if increasing.stepped(y):
         # Refined samples crowd on one side of the steps, and their distribution does not tell where these are.

@@ -144,7 +144,7 @@ def matched_curve(x: Tensor, y: Tensor) -> IncreasingCurve:
         x: an estimate of the clean samples, any shape.
         y: observed samples, any shape.
     """
-    shares = torch.linspace(0, 1, _POINTS, dtype=torch.float64).numpy()
+    shares = np.linspace(0, 1, _POINTS)
     samples, observed = (signal.flatten().cpu().double().numpy() for signal in (x, y))
     x_table, y_table = (torch.from_numpy(np.quantile(values, shares)) for values in (samples, observed))
     return IncreasingCurve(x_table, y_table, _tolerance(observed))
