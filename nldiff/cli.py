@@ -338,7 +338,7 @@ def _restore_one(
     config = replace(config, seed=config.seed + number)
     stem = _stem(path, options, number)
     # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(desc=stem, unit="step", delay=1e-9, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
+    with tqdm(desc=stem, unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
