@@ -7,6 +7,7 @@ overshoots and is no function of the clean samples any more.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from nldiff.refine import (
     increasing_curve,
     known_increasing_curve,
     matched_curve,
+    plain_curves,
     polish,
     sparsest_consistent,
+    spread,
 )
-from nldiff.sampling import Posterior, SamplerSettings, Step, fit_operator, generators, sample
+from nldiff.sampling import Posterior, SamplerSettings, Step, generators, sample
 from nldiff.settings import RestoreConfig, configured_waveshaper, sampler_settings
 from nldiff.warmstart import histogram_match
 from nldiff.waveshapers import Waveshaper
@@ -42,6 +45,8 @@ _FEWER = 4
 # The tolerance of the curve in its rounds of fitting, in multiples of the last one: samples that are held in the
 # intervals of a wrong curve confirm it.
 _LOOSER = (4, 2, 1)
+# Those of a plain curve, which is about right or does not count.
+_AS_STRICT = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,12 @@ class Task:
         """Chunks times channels in one network call."""
         return self.config.batch_size or (1 if self.device.type == "cpu" else 8)
 
+    @property
+    def windows(self) -> list[int]:
+        """Lengths of those of the refinement in samples of the recording, multiples of 4."""
+        ratio = self.recording.sample_rate / self.prior.sample_rate
+        return [4 * next_fast_len(max(1, round(n * ratio / 4))) for n in self.settings.refine_windows]
+
     def read(self, chunk: int) -> np.ndarray:
         """A chunk [channels, length] of the recording."""
         return self.recording.read(self.starts[chunk], self.length)
@@ -106,10 +117,6 @@ class Task:
         channels = range(self.recording.channels)
         return generators([_seed(self.config.seed, chunk, channel) for chunk in chunks for channel in channels])
 
-    def curve_sources(self, count: int, first: int = 0) -> list[torch.Generator]:
-        """Random generators for the curve, numbered from `first`."""
-        return generators([_seed(self.config.seed, -1, first + i) for i in range(count)])
-
     def sampled(
         self, chunks: list[int], y: Tensor, curve: Curve, level: float | None, callback: Callable[[Step], None]
     ) -> Posterior:
@@ -130,9 +137,7 @@ class Task:
 
     def refined(self, x: Tensor, low: Tensor, high: Tensor, iterations: int) -> Tensor:
         """The sparsest signal between the bounds, from the estimate `x`, all [batch, n] at the recording's rate."""
-        ratio = self.recording.sample_rate / self.prior.sample_rate
-        windows = [4 * next_fast_len(max(1, round(n * ratio / 4))) for n in self.settings.refine_windows]
-        return sparsest_consistent(x, low, high, windows, iterations)
+        return sparsest_consistent(x, low, high, self.windows, iterations)
 
     def polished(self, chunks: list[int], x: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """What the prior makes of `x` [chunks * channels, n] at the recording's rate, see `polish`."""
@@ -263,13 +268,41 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     increasing = increasing_curve(curve, restored, y) if refine else None
     if increasing and isinstance(curve, Waveshaper):
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
-        restored, increasing = _refitted(task, curve, increasing, restored, y)
+        restored, increasing = refitted(task, increasing, restored, y)
         curve = increasing
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
     polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
     curves = np.reshape(noted, (-1, _NOTED_POINTS))
     return Estimate(curve, increasing, posterior, polarity, grid.numpy(), curves)
+
+
+def refitted(task: Task, increasing: IncreasingCurve, restored: Tensor, y: Tensor) -> tuple[Tensor, IncreasingCurve]:
+    """Refine what the prior sampled, fit the curve to what comes out, and again; the same from plain curves.
+
+    What was sampled may have a part of the distortion left, and its curve the rest. Under a wrong curve the refined
+    signal is less sparse than under the true one, so that the sparsest of the results is kept.
+
+    Args:
+        task: the recording, prior and settings.
+        increasing: the curve that was sampled.
+        restored: the signals that were sampled [batch, n], at the recording's rate.
+        y: what was observed of them, at the prior's level, same shape.
+
+    Returns:
+        The refined signals at the prior's level, and their curve.
+    """
+    iterations = 1 + task.settings.refine_iterations // _FEWER
+    starts = [(increasing, restored, _LOOSER), *((curve, y, _AS_STRICT) for curve in plain_curves(y))]
+    found = []
+    for curve, x, looser in starts:
+        for factor in looser:
+            x = task.refined(x, *_bounds(replace(curve, tolerance=factor * curve.tolerance), y), iterations)
+            curve = matched_curve(x, y)
+        found.append((spread(x, task.windows), x, curve))
+    _, x, curve = min(found, key=itemgetter(0))
+    gain = task.prior.sigma_data / float(x.square().mean().sqrt())
+    return gain * x, matched_curve(gain * x, y)
 
 
 def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Iterator[np.ndarray]:
@@ -312,25 +345,9 @@ def _first_curve(task: Task) -> tuple[Curve, float | None]:
         return partial(_at_level, task.known, task.gain), None
     waveshaper = configured_waveshaper(task.config).to(task.device)
     samples = np.concatenate(task.loudest, axis=1) * task.gain
-    waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(task.device), task.curve_sources(1))
+    sources = generators([_seed(task.config.seed, -1, 0)])
+    waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(task.device), sources)
     return waveshaper, task.prior.sigma_data
-
-
-def _refitted(
-    task: Task, curve: Waveshaper, increasing: IncreasingCurve, restored: Tensor, y: Tensor
-) -> tuple[Tensor, IncreasingCurve]:
-    """Refine what the prior sampled, and fit the increasing curve to what comes out; returns both."""
-    iterations = 1 + task.settings.refine_iterations // _FEWER
-    if increasing.stepped(y):
-        # Refined samples crowd on one side of the steps, and their distribution does not tell where these are.
-        restored = task.refined(restored, *_bounds(increasing, y), iterations)
-        fit_operator(curve, restored, y, task.settings, task.curve_sources(len(y), first=1))
-        return restored, increasing_curve(curve, restored, y) or increasing
-    for factor in _LOOSER:
-        loose = replace(increasing, tolerance=factor * increasing.tolerance)
-        restored = task.refined(restored, *_bounds(loose, y), iterations)
-        increasing = matched_curve(restored, y)
-    return restored, increasing
 
 
 def _restored(task: Task, chunks: list[int], estimate: Estimate, progress: Progress) -> Tensor:

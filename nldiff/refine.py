@@ -32,6 +32,11 @@ _RARE = 1e-4
 _UNEXPLAINED = 0.3
 # A curve counts as increasing if forcing it to be raises its error by less than this factor.
 _EXCESS = 2.0
+# Of plain curves: how far they are tabulated, in multiples of the RMS of the observation, and where the one with the
+# round knee ends, in multiples of the extremes.
+_LARGEST_RMS, _ABOVE_EXTREME = 12.0, 1.02
+# Of the mean energy: what smaller coefficients have does not count.
+_FLOOR = 0.01
 _FIRST_THRESHOLD, _LAST_THRESHOLD = 0.1, 1e-4
 _MOMENTUM = 0.97
 
@@ -61,29 +66,16 @@ class IncreasingCurve:
         `observed` if that is larger, as it is between the levels of a quantiser. Beyond the outermost values the
         distance is taken to be the same as on their inner side.
         """
-        values, which, margins = self._margins(observed)
+        # The CPU: not every accelerator has float64.
+        values, which = torch.unique(observed.cpu().double(), return_inverse=True)
+        margins = values.new_full((len(values) + 1,), self.tolerance)  # of every value, downwards and upwards
+        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
+        margins[[0, -1]] = margins[[1, -2]]
         # Where the curve saturates too low, the way to its very end would be demanded of every saturated sample.
         low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1]) - self.tolerance), right=False)
         high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0]) + self.tolerance), right=True)
         low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
         return low, high
-
-    def stepped(self, observed: Tensor) -> bool:
-        """Whether most of the samples `observed` have values further apart than the tolerance, as of a quantiser."""
-        _, which, margins = self._margins(observed)
-        return bool((margins[which] > self.tolerance).double().mean() > 0.5)
-
-    def _margins(self, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values that occur, ascending, which of them each sample has, and how far each is known [values + 1].
-
-        The last are the distances downwards and, one place later, upwards.
-        """
-        # The CPU: not every accelerator has float64.
-        values, which = torch.unique(observed.cpu().double(), return_inverse=True)
-        margins = values.new_full((len(values) + 1,), self.tolerance)
-        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
-        margins[[0, -1]] = margins[[1, -2]]
-        return values, which, margins
 
     def _inverse(self, y: Tensor, right: bool) -> Tensor:
         """Where the curve first reaches, or last stays at or below, `y`; infinite where it does all along."""
@@ -134,6 +126,26 @@ def known_increasing_curve(curve: Callable[[Tensor], Tensor], limit: float, y: T
     return IncreasingCurve(torch.from_numpy(grid), torch.from_numpy(highest), tolerance)
 
 
+def plain_curves(y: Tensor) -> tuple[IncreasingCurve, IncreasingCurve]:
+    """The identity as far as the extremes of `y`, and flat beyond: with a sharp and with a round knee.
+
+    The second is `x / (1 + |x / c|^3)^(1/3)` with limits c a little above the extremes. Where `y` has one sign only,
+    both are 0 on the other side.
+
+    Args:
+        y: observed samples, any shape.
+    """
+    observed = y.flatten().cpu().double().numpy()
+    low, high = np.quantile(observed, [_RARE, 1 - _RARE])
+    limit = _LARGEST_RMS * np.sqrt(np.mean(observed**2))
+    grid = np.linspace(-limit, limit, _POINTS)
+    line = grid.clip(min(low, 0), max(high, 0))
+    ends = _ABOVE_EXTREME * np.where(grid < 0, -line[0], line[-1])
+    knee = grid * ends / (ends**3 + np.abs(grid) ** 3) ** (1 / 3)
+    x, tolerance = torch.from_numpy(grid), _tolerance(observed)
+    return IncreasingCurve(x, torch.from_numpy(line), tolerance), IncreasingCurve(x, torch.from_numpy(knee), tolerance)
+
+
 def matched_curve(x: Tensor, y: Tensor) -> IncreasingCurve:
     """The increasing curve that gives samples distributed like `x` the distribution of `y`: quantile to quantile.
 
@@ -148,6 +160,20 @@ def matched_curve(x: Tensor, y: Tensor) -> IncreasingCurve:
     samples, observed = (signal.flatten().cpu().double().numpy() for signal in (x, y))
     x_table, y_table = (torch.from_numpy(np.quantile(values, shares)) for values in (samples, observed))
     return IncreasingCurve(x_table, y_table, _tolerance(observed))
+
+
+def spread(x: Tensor, windows: Sequence[int]) -> float:
+    """How evenly the energy of `x` is spread over short-time spectra; less for sparser signals, whatever their level.
+
+    Mean of `log(0.01 + |X|^2 / mean |X|^2)` over the coefficients X, and over the windows: 0.01 if all magnitudes are
+    the same, and towards log 0.01 = -4.6 if a few coefficients have all the energy.
+
+    Args:
+        x: signals [batch, time], not silent.
+        windows: lengths of the Hann windows in samples, multiples of 4.
+    """
+    energies = (stft(x, window, window // 4).abs().square() for window in windows)
+    return float(torch.stack([(e / e.mean() + _FLOOR).log().mean() for e in energies]).mean())
 
 
 def sparsest_consistent(x: Tensor, low: Tensor, high: Tensor, windows: Sequence[int], iterations: int) -> Tensor:

@@ -9,20 +9,25 @@ import torch
 from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import exp1
 from torch import Tensor
 
+from nldiff.chunks import make_task, refitted
 from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.metrics.rr_mse import rr_mse
 from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
 from nldiff.priors import Prior
+from nldiff.recording import Recording
 from nldiff.refine import (
     IncreasingCurve,
     increasing_curve,
     known_increasing_curve,
     matched_curve,
+    plain_curves,
     polish,
     sparsest_consistent,
+    spread,
 )
 from nldiff.restore import restore
 from nldiff.sampling import SamplerSettings, fit_operator, generators
@@ -573,14 +578,42 @@ def test_a_matched_curve_keeps_its_knees_where_the_estimate_is_off() -> None:
     assert curve.tolerance == pytest.approx(rms(y) / 25)
 
 
-def test_levels_further_apart_than_the_tolerance_are_steps() -> None:
-    x = torch.randn(1, 5000, generator=generators([0])[0])
-    curve = matched_curve(x, x)
-    tolerance = 0.04  # a 25th of the RMS
-    for step, stepped in ((1.5 * tolerance, False), (2.5 * tolerance, True), (1.0, True)):
-        assert curve.stepped((x / step).round() * step) is stepped
-    assert not curve.stepped(x.clamp(-0.2, 0.2))  # levels, but one on either side only
-    assert not curve.stepped(x.clamp(min=0))
+def test_plain_curves_are_straight_between_the_extremes_and_flat_beyond() -> None:
+    y = torch.linspace(-0.2, 0.4, 20001)
+    line, knee = plain_curves(y)
+    at = torch.tensor([-1.0, -0.3, -0.1, 0.0, 0.3, 0.5, 2.0])
+    torch.testing.assert_close(line(at), at.clamp(-0.2, 0.4), atol=1e-3, rtol=0)
+    ends = 1.02 * torch.tensor([0.2, 0.2, 0.2, 0.4, 0.4, 0.4, 0.4])
+    torch.testing.assert_close(knee(at), at / (1 + (at / ends).abs() ** 3) ** (1 / 3), atol=1e-3, rtol=0)
+    assert line.tolerance == knee.tolerance == pytest.approx(rms(y) / 25)
+    for curve in plain_curves(y.clamp(min=0)):
+        assert curve(torch.tensor([-1.0, -0.1])).tolist() == [0, 0]
+        assert float(curve(torch.tensor([0.05]))) == pytest.approx(0.05, rel=0.01)
+
+
+def test_spread_is_less_for_sparser_signals_whatever_their_level() -> None:
+    sine = torch.sin(0.1 * torch.arange(20000))[None]
+    noise = torch.randn(1, 20000, generator=generators([0])[0])
+    values = [spread(x, [256, 512]) for x in (sine, sine + 0.1 * noise, sine + noise, noise)]
+    assert values == sorted(values)
+    assert math.log(0.01) < values[0] < -4
+    # energies of noise have an exponential distribution: E log(e + 0.01) = exp(0.01) E_1(0.01) + log 0.01
+    assert values[-1] == pytest.approx(math.exp(0.01) * exp1(0.01) + math.log(0.01), abs=0.05)
+    assert spread(1e-3 * noise, [256]) == pytest.approx(spread(noise, [256]), abs=1e-4)
+
+
+@pytest.mark.parametrize("true", [Distortion("hard_clip", {"threshold": 0.1}), Distortion("quantize", {"step": 0.08})])
+def test_a_plain_curve_wins_over_a_wrong_one(prior: Prior, true: Distortion) -> None:
+    y = true(tones(0, TINY_RATE))
+    config = RestoreConfig(sampler=REFINED | {"refine_iterations": 400, "refine_windows": [1024]})
+    task = make_task(Recording.from_array(y.numpy(), TINY_RATE), prior, config, None)
+    observed = task.gain * y
+    # What was sampled and its curve agree, and are wrong. The same from this start only: -43 and -31 dB.
+    sampled = observed + 300 * observed**3
+    x, curve = refitted(task, matched_curve(sampled, observed), sampled, observed)
+    error = rr_mse(true, lambda ramp: curve(ramp) / task.gain, 0.06, fit_scale=True)
+    assert error < -70
+    assert rms(x) == pytest.approx(prior.sigma_data)
 
 
 def test_a_rough_curve_becomes_the_true_one(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
