@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from nldiff.evaluation.statistics import Statistic, bootstrap, compare
+from nldiff.statistics import Statistic, bootstrap, compare
 
 SCORES = [2.1, 3.4, -0.5, 7.2, 4.4, 4.1, 0.3, 5.9, 2.2, 3.3, 8.8, 1.0]
 
