@@ -47,6 +47,10 @@ _FEWER = 4
 _LOOSER = (4, 2, 1)
 # Those of a plain curve, which is about right or does not count.
 _AS_STRICT = (1, 1, 1)
+# How often the tolerance is halved for the result, under a curve that was found and one that is known, and by how much
+# the spread may grow each time: noise that does not fit between the bounds makes it grow by more.
+_HALVINGS, _HALVINGS_KNOWN = 3, 5
+_GROWTH = 0.04
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,8 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     if refine and task.known:
         limit = _LARGEST_SIGMAS * task.prior.sigma_data
         if increasing := known_increasing_curve(curve, limit, y):
+            x = task.refined(task.first_guess(y), *_bounds(increasing, y), _iterations(task))
+            increasing = tightened(task, increasing, x, y, _HALVINGS_KNOWN)
             return Estimate(curve, increasing, None, 1, grid.numpy(), np.zeros((0, _NOTED_POINTS)))
 
     def stepped(step: Step) -> None:
@@ -269,7 +275,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     if increasing and isinstance(curve, Waveshaper):
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
         restored, increasing = refitted(task, increasing, restored, y)
-        curve = increasing
+        curve = increasing = tightened(task, increasing, restored, y, _HALVINGS)
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
     polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
@@ -292,17 +298,40 @@ def refitted(task: Task, increasing: IncreasingCurve, restored: Tensor, y: Tenso
     Returns:
         The refined signals at the prior's level, and their curve.
     """
-    iterations = 1 + task.settings.refine_iterations // _FEWER
     starts = [(increasing, restored, _LOOSER), *((curve, y, _AS_STRICT) for curve in plain_curves(y))]
     found = []
     for curve, x, looser in starts:
         for factor in looser:
-            x = task.refined(x, *_bounds(replace(curve, tolerance=factor * curve.tolerance), y), iterations)
+            x = task.refined(x, *_bounds(replace(curve, tolerance=factor * curve.tolerance), y), _iterations(task))
             curve = matched_curve(x, y)
         found.append((spread(x, task.windows), x, curve))
     _, x, curve = min(found, key=itemgetter(0))
     gain = task.prior.sigma_data / float(x.square().mean().sqrt())
     return gain * x, matched_curve(gain * x, y)
+
+
+def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, halvings: int) -> IncreasingCurve:
+    """Halve the tolerance of a curve as long as the refined signal stays about as sparse.
+
+    The smaller the tolerance, the less is lost of signals that were distorted a little; but where there is noise in the
+    observation, the steep inverse of a saturated curve makes large errors of it.
+
+    Args:
+        task: the recording, prior and settings.
+        curve: as it was fitted, or is known.
+        x: refined under it, [batch, n] at the recording's rate.
+        y: what was observed, at the prior's level, same shape.
+        halvings: how many at most.
+    """
+    before = spread(x, task.windows)
+    for _ in range(halvings):
+        finer = replace(curve, tolerance=curve.tolerance / 2)
+        x = task.refined(x, *_bounds(finer, y), _iterations(task))
+        after = spread(x, task.windows)
+        if after > before + _GROWTH:
+            break
+        curve, before = finer, after
+    return curve
 
 
 def restored_chunks(task: Task, estimate: Estimate, progress: Progress) -> Iterator[np.ndarray]:
@@ -388,6 +417,11 @@ def _loudest(chunk: np.ndarray, excerpt: int) -> np.ndarray:
     starts = range(0, max(1, chunk.shape[1] - excerpt + 1), max(1, excerpt // 4))
     best = starts[int(np.argmax([_mean_square(chunk[:, i : i + excerpt]) for i in starts]))]
     return chunk[:, best : best + excerpt]
+
+
+def _iterations(task: Task) -> int:
+    """Of a refinement of the joint chunks."""
+    return 1 + task.settings.refine_iterations // _FEWER
 
 
 def _bounds(increasing: IncreasingCurve, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import exp1
 from torch import Tensor
 
-from nldiff.chunks import make_task, refitted
+from nldiff.chunks import make_task, refitted, tightened
 from nldiff.errors import NldiffError
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.metrics.rr_mse import rr_mse
@@ -500,7 +500,8 @@ def test_windows_last_as_long_at_every_rate(
     monkeypatch.setattr("nldiff.chunks.sparsest_consistent", refine)
     known = Distortion("hard_clip", {"threshold": 0.15})
     restore(clipped(0.5, rate)[0], rate, prior, known=known, config=RestoreConfig(sampler=REFINED))
-    assert used == [windows]
+    assert used
+    assert all(found == windows for found in used)
 
 
 def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -638,3 +639,20 @@ def test_a_known_curve_is_taken_over_its_whole_range_unless_it_falls() -> None:
     assert high[[-1, 800, 0]].tolist() == pytest.approx([math.inf, 0.1, -0.3], abs=0.002)
     assert known_increasing_curve(lambda x: x.sin(), 1.5, y) is not None
     assert known_increasing_curve(lambda x: x.sin(), 1.8, y) is None  # sin(1.8) is below sin(pi / 2) by 0.026
+
+
+@pytest.mark.parametrize(("noise", "halvings"), [(0.0, 3), (0.02, 0)])
+def test_the_tolerance_is_halved_unless_noise_would_be_amplified(prior: Prior, noise: float, halvings: int) -> None:
+    x = tones(0, TINY_RATE)
+    config = RestoreConfig(sampler=REFINED | {"refine_iterations": 400, "refine_windows": [1024]})
+    clipper = Distortion("hard_clip", {"threshold": 0.1})
+    y = clipper(x)
+    y = y + noise * y.square().mean().sqrt() * torch.randn(y.shape, generator=generators([0])[0])
+    task = make_task(Recording.from_array(y.numpy(), TINY_RATE), prior, config, None)
+    observed = task.gain * y
+    curve = known_increasing_curve(lambda v: task.gain * clipper(v / task.gain), 2.0, observed)
+    assert curve is not None
+    refined = task.refined(observed, *curve.bounds(observed), 100)
+    tight = tightened(task, curve, refined, observed, 3)
+    assert tight.tolerance == curve.tolerance / 2**halvings
+    torch.testing.assert_close((tight.x, tight.y), (curve.x, curve.y))
