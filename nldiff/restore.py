@@ -3,7 +3,7 @@
 Chunks and channels of a recording share one curve: it is estimated by sampling on the loudest chunks jointly, then held
 fixed while the chunks are restored one after the other, so memory does not grow with the length. Increasing curves
 leave little to sample: there the chunks are restored by `nldiff.refine`, and the curve is estimated on an excerpt. The
-steps are in `nldiff.chunks`.
+steps are in `nldiff.task`, `nldiff.estimate` and `nldiff.chunks`.
 """
 
 import dataclasses
@@ -20,13 +20,15 @@ import torch
 import nldiff
 from nldiff import audio as audio_io
 from nldiff.choose import choose_prior, load_candidates
-from nldiff.chunks import Curve, Progress, estimate_curve, evaluations, make_task, restored_chunks
+from nldiff.chunks import evaluations, restored_chunks
 from nldiff.errors import NldiffError
+from nldiff.estimate import estimate_curve
 from nldiff.nonlinearities import Distortion
 from nldiff.priors import Prior
 from nldiff.recording import Recording, joined
 from nldiff.sampling import SamplerSettings
 from nldiff.settings import RestoreConfig, check_config, choose_device
+from nldiff.task import Curve, Progress, make_task
 
 
 @dataclass(frozen=True)

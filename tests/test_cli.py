@@ -38,7 +38,7 @@ def source(tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     """Neither samples nor draws."""
     sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
     return sampler
 

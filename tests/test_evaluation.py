@@ -599,7 +599,7 @@ def test_an_informed_method_keeps_the_scale_that_the_distortion_gives(
     prior: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A sampler that changes nothing returns the observation, whatever level it was brought to in between.
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler())
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler())
     y = plucked(0.2, 8000).clip(-0.15, 0.15)
     result = METHODS["informed"](run_of(prior))(y, 8000, Distortion("hard_clip", {"threshold": 0.15}))
     assert result.audio == pytest.approx(y, abs=1e-6)
@@ -609,7 +609,7 @@ def test_a_blind_method_returns_the_level_of_the_clip_and_a_curve_for_it(
     prior: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The sampler returns minus the observation: the sign is put right, the level is that of the run.
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: -y))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: -y))
     y = plucked(0.2, 8000)
     result = METHODS["ccr"](run_of(prior))(y, 8000, Distortion("half_wave"))
     gain = 0.06 / audio_io.rms(y)

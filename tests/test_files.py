@@ -157,7 +157,7 @@ def test_a_known_distortion_is_noted(prior: Prior, source: Path, tmp_path: Path)
 def test_of_several_priors_one_is_chosen_for_what_was_distorted(
     prior: Prior, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler())
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler())
     peaks: list[float] = []
 
     def choose(recording: Recording, candidates: Sequence[Prior]) -> Choice:
@@ -259,7 +259,7 @@ def test_a_method_that_cannot_be_used_leaves_not_even_a_folder(tmp_path: Path, m
 def test_what_is_shown_of_the_curve_is_where_the_samples_are(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler())
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler())
     x = plucked(3.0, TINY_RATE)[None]
     x[0, 12000] = 0.95  # a single sample far beyond the others
     outputs = restore_file(write(tmp_path / "take.wav", x), tmp_path / "out", prior, RestoreConfig())
@@ -316,7 +316,7 @@ def test_a_distorted_clean_file_is_scored_against_the_truth(prior: Prior, tmp_pa
 def test_scores_that_are_infinite_are_null_in_the_report(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler())
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler())
     source = write(tmp_path / "clean.wav", plucked(0.3, TINY_RATE)[None])
     outputs = restore_file(source, tmp_path, prior, RestoreConfig(), distort=("hard_clip", {"threshold": 100.0}))
     found = outputs.report["scores"]["before"]
@@ -330,7 +330,7 @@ def test_what_cannot_be_scored_is_refused_before_the_work(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     clean = clipped(0.1 if kind == "short" else 0.3, TINY_RATE, 2)
     clean[1] *= kind == "short"
     source = write(tmp_path / "clean.wav", clean)
@@ -404,7 +404,7 @@ def test_nothing_is_left_when_sampling_fails_half_way(
         return y
 
     sampler.answer = answer
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, joint_items=1)
     with pytest.raises(type(error)):
         restore_file(source, tmp_path / "out", prior, config)

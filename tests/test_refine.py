@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.special import exp1
 from torch import Tensor
 
-from nldiff.chunks import make_task, refitted, tightened
 from nldiff.errors import NldiffError
+from nldiff.estimate import refitted, tightened
 from nldiff.likelihood import CompressedSTFTCost
 from nldiff.metrics.rr_mse import rr_mse
 from nldiff.nonlinearities import DISTORTIONS, Distortion, calibrate, input_sdr
@@ -32,6 +32,7 @@ from nldiff.refine import (
 from nldiff.restore import restore
 from nldiff.sampling import SamplerSettings, fit_operator, generators
 from nldiff.settings import RestoreConfig, sampler_settings
+from nldiff.task import make_task
 from nldiff.waveshapers import CatmullRom
 
 INFINITE = math.inf
@@ -465,7 +466,7 @@ def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_o
     prior: Prior, monkeypatch: pytest.MonkeyPatch, kind: str, rate: int
 ) -> None:
     sampler = FakeSampler(lambda y: y)
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     sine = 0.16 * np.sin(np.arange(int(1.6 * rate)) * 0.3).astype(np.float32).clip(-0.15, 0.15)
     y = clipped(1.6, rate, 2) if kind == "plucked" else np.stack([sine, -sine])
     known = Distortion("hard_clip", {"threshold": 0.15})
@@ -479,7 +480,7 @@ def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_o
 
 
 def test_a_blind_curve_is_that_of_the_recording_at_its_own_rate(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))
     y = clipped(1.0, 22050)[0]
     result = restore(y, 22050, prior, config=RestoreConfig(sampler=REFINED))
     # As long as nothing is resampled, the largest observed sample bounds the curve.
@@ -497,7 +498,7 @@ def test_windows_last_as_long_at_every_rate(
         used.append(windows)
         return x.clamp(low, high)
 
-    monkeypatch.setattr("nldiff.chunks.sparsest_consistent", refine)
+    monkeypatch.setattr("nldiff.task.sparsest_consistent", refine)
     known = Distortion("hard_clip", {"threshold": 0.15})
     restore(clipped(0.5, rate)[0], rate, prior, known=known, config=RestoreConfig(sampler=REFINED))
     assert used
@@ -508,7 +509,7 @@ def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, monk
     known = Distortion("wavefold", {"threshold": 0.15})
     x = torch.from_numpy(plucked(0.4, TINY_RATE))[None]
     y = known(x)
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
     refined, plain = (
         restore(y.numpy(), TINY_RATE, prior, known=known, config=RestoreConfig(sampler=sampler)).audio
         for sampler in (REFINED, {})
@@ -520,7 +521,7 @@ def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = FakeSampler(lambda y: y)
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     y = 0.1 * clipped(1.0, TINY_RATE)[0]
     loud = slice(3 * TINY_RATE // 5, 7 * TINY_RATE // 10)  # on the grid of quarters
     y[loud] *= 5
@@ -535,7 +536,7 @@ def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(
 
 def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = FakeSampler(lambda y: y)
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     y = clipped(1.0, TINY_RATE)[0]
     known = Distortion("wavefold", {"threshold": 0.01})
     config = RestoreConfig(excerpt_seconds=0.2, sampler=REFINED)
@@ -545,7 +546,7 @@ def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, mon
 
 
 def test_progress_ends_at_the_end_where_sampling_was_all(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))
     steps: list[tuple[int, int]] = []
     known = Distortion("wavefold", {"threshold": 0.01})
     config = RestoreConfig(sampler=REFINED | {"steps": 3})
@@ -558,7 +559,7 @@ def test_progress_ends_at_the_end_where_sampling_was_all(prior: Prior, monkeypat
 def test_the_curve_goes_on_sensibly_beyond_the_samples_that_it_was_estimated_on(
     prior: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))
     y = clipped(1.0, TINY_RATE)[0]
     result = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler=REFINED))
     values = result.curve(np.linspace(-100, 100, 1001) * rms(y))
@@ -621,7 +622,7 @@ def test_a_rough_curve_becomes_the_true_one(prior: Prior, monkeypatch: pytest.Mo
     x = tones(1, TINY_RATE)
     true = calibrate("soft_clip", x, sdr=8)
     y = true(x)[0].numpy()
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(lambda y: y))  # and the curve is the identity
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))  # and the curve is the identity
     sampler = REFINED | {"refine_iterations": 400, "refine_windows": [1024]}
     result = restore(y, TINY_RATE, prior, config=RestoreConfig(sampler=sampler))
     error = rr_mse(true, lambda ramp: torch.from_numpy(result.curve(ramp.numpy())), 0.06, fit_scale=True)
@@ -652,7 +653,7 @@ def test_the_tolerance_is_halved_unless_noise_would_be_amplified(prior: Prior, n
     observed = task.gain * y
     curve = known_increasing_curve(lambda v: task.gain * clipper(v / task.gain), 2.0, observed)
     assert curve is not None
-    refined = task.refined(observed, *curve.bounds(observed), 100)
+    refined = task.refined(observed, curve, observed, 100)
     tight = tightened(task, curve, refined, observed, 3)
     assert tight.tolerance == curve.tolerance / 2**halvings
     torch.testing.assert_close((tight.x, tight.y), (curve.x, curve.y))

@@ -34,7 +34,7 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.chunks.sample", sampler)
+    monkeypatch.setattr("nldiff.task.sample", sampler)
     return sampler
 
 
@@ -47,7 +47,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"y": y, "curve": curve, "schedule": schedule, **others})
         return sampling.sample(denoiser, y, curve, schedule, settings, sources, **others)
 
-    monkeypatch.setattr("nldiff.chunks.sample", sample)
+    monkeypatch.setattr("nldiff.task.sample", sample)
     return calls
 
 
@@ -437,7 +437,7 @@ def test_nothing_is_lost_or_doubled_at_the_seams(
     y = np.random.default_rng(frames).standard_normal((channels, frames)).astype(np.float32)
     config = RestoreConfig(chunk_seconds=chunk, overlap_seconds=overlap * chunk, joint_items=joint)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nldiff.chunks.sample", FakeSampler())
+        patch.setattr("nldiff.task.sample", FakeSampler())
         blocks, fit = pieces(Recording.from_array(y, TINY_RATE), prior, config)
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), y * np.float32(fit.observation_gain))
     assert all(block.shape[1] <= round(chunk * TINY_RATE) for block in blocks)
@@ -480,7 +480,7 @@ def test_the_curve_is_estimated_on_the_loudest_chunks_at_the_level_of_the_prior(
 
 
 def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.chunks.sample", FakeSampler(keep=False))
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(keep=False))
     monkeypatch.setattr("nldiff.recording._BLOCK", 1 << 13)
     monkeypatch.setattr("nldiff.audio._BLOCK_FRAMES", 1 << 13)
     config = RestoreConfig(chunk_seconds=1.0, overlap_seconds=0.1)
