@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -657,3 +658,16 @@ def test_a_bad_argument_of_the_program_is_one_line_without_a_traceback(source: P
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: unknown prior 'violin'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP comes with the Linux build of PyTorch")
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
+)
+def test_idle_threads_give_way_unless_the_user_says_otherwise(given: dict[str, str], expected: str) -> None:
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= given | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "import nldiff"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert re.findall("GOMP_SPINCOUNT = '([0-9]+)'", done.stderr) == [expected]
