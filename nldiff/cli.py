@@ -215,7 +215,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
         def on_progress(done: int, total: int) -> None:
             if bar.total is None:
-                bar.total, bar.initial, bar.n = total, done, done  # the speed is counted from here
+                bar.total = total
+                _resume(bar, done)
             bar.update(done - bar.n)
 
         def warn(message: str) -> None:
@@ -265,7 +266,7 @@ def _train(
 
         def on_step(report: StepReport) -> None:
             if bar.n == 0:
-                bar.initial = bar.n = report.step - 1  # a resumed run: its speed is counted from here
+                _resume(bar, report.step - 1)
             bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
             bar.update()
 
@@ -273,6 +274,11 @@ def _train(
     if not quiet:
         print(path)
     return 0
+
+
+def _resume(bar: tqdm, done: int) -> None:
+    """What was done in an earlier run does not count for the speed and the remaining time."""
+    bar.initial = bar.n = bar.last_print_n = done
 
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from nldiff.baselines.saved import load_baseline
 from nldiff.cli import infer_main, main
 from nldiff.errors import NldiffError
 from nldiff.priors import Prior, load_prior
+from nldiff.training import TrainingConfig
+from nldiff.training_loop import StepReport
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
@@ -563,6 +566,26 @@ def test_progress_is_shown_on_stderr(
     assert "take: 100%" in err
     assert "3/3" in err
     assert "%" not in out
+
+
+def test_the_speed_of_a_resumed_training_is_that_of_its_new_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resumed(config: TrainingConfig, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
+        for step in range(8001, 8007):
+            time.sleep(0.05)
+            on_step(StepReport(step, config.steps, 1.0))
+        return tmp_path / "prior.safetensors"
+
+    monkeypatch.setattr("nldiff.cli.train", resumed)
+    monkeypatch.setenv("NLDIFF_DATA", str(tmp_path))
+    config = str(ROOT / "configs/train/guitar_small.yaml")
+    assert main(["train", "--config", config, "steps=10000", "--resume"]) == 0
+    err = capsys.readouterr().err
+    assert "8006/10000" in err
+    speeds = [float(speed) for speed in re.findall("([0-9.]+)step/s", err)]
+    assert speeds
+    assert max(speeds) < 21
 
 
 def test_an_interruption_leaves_nothing_and_is_130(
