@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _STEP = 64  # samples from one value of the envelopes to the next
-# Inside, the input has this RMS, so that samples up to 14 dB above it stay within the +-1 of the activation functions.
-_LEVEL = 0.2
 
 
 class AdaptiveActivation(nn.Module):
@@ -87,6 +85,8 @@ class CRAFx(nn.Module):
                 f"an even number, a multiple of {2 * _STEP} and at least 0 expected"
             )
         self.hop, self.context = frame // 2, context
+        # Unit RMS is that of the bands then: quieter ones would only reach the straight part of what shapes them.
+        self.input_gain = math.sqrt(filters)
         self.filters = nn.Parameter(cosine_filters(filters)[:, None])
         self.smooth = nn.Conv1d(filters, filters, 4 * filters, groups=filters)
         widths = [filters * (2 * context + 1), 4 * filters, 2 * filters, filters]
@@ -95,13 +95,13 @@ class CRAFx(nn.Module):
         )
         self.gain = AdaptiveActivation(filters, offset=1.0)
         self.shape = nn.Sequential(
-            nn.Conv1d(filters, filters, 1),
+            _dense(filters, filters),
             nn.Tanh(),
-            nn.Conv1d(filters, filters // 2, 1),
+            _dense(filters, filters // 2),
             nn.Tanh(),
-            nn.Conv1d(filters // 2, filters // 2, 1),
+            _dense(filters // 2, filters // 2),
             nn.Tanh(),
-            nn.Conv1d(filters // 2, filters, 1),
+            _dense(filters // 2, filters),
             AdaptiveActivation(filters),
         )
         self.excite = nn.Sequential(
@@ -112,11 +112,11 @@ class CRAFx(nn.Module):
         """`y` [batch, time] float32 at unit RMS -> [batch, time] float32; any length."""
         samples, margin = y.shape[1], self.filters.shape[0]  # the bands of a click reach that far
         padding = (margin, margin + -(samples + 2 * margin) % self.hop)
-        bands = self.analyse(F.pad(y * _LEVEL, padding))
+        bands = self.analyse(F.pad(y * self.input_gain, padding))
         x = _scale(bands, self.cross_fade(self.recur(self.envelopes(bands))))
         shaped = self.shape(x)
         x = x + _scale(shaped, self.cross_fade(self.gates(shaped)))
-        return self.synthesise(x)[:, margin : margin + samples] / _LEVEL
+        return self.synthesise(x)[:, margin : margin + samples] / self.input_gain
 
     def analyse(self, y: Tensor) -> Tensor:
         """`y` [batch, time] -> bands [batch, filters, time]."""
@@ -163,6 +163,13 @@ class CRAFx(nn.Module):
         rising = torch.sin(math.pi / 2 * times / steps).square()
         faded = frames[:, 1:, :, :steps] * rising + frames[:, :-1, :, steps:] * (1 - rising)
         return faded.transpose(1, 2).flatten(2)
+
+
+def _dense(inputs: int, outputs: int) -> nn.Conv1d:
+    """A dense layer on every sample, which keeps the RMS along with the tanh after it (Xavier)."""
+    layer = nn.Conv1d(inputs, outputs, 1)
+    nn.init.xavier_uniform_(layer.weight, nn.init.calculate_gain("tanh"))
+    return layer
 
 
 def _scale(signals: Tensor, factors: Tensor) -> Tensor:
