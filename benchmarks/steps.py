@@ -29,7 +29,7 @@ from nldiff.training import TrainingConfig
 from nldiff.waveshapers import WAVESHAPERS, make_waveshaper
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
-NETWORKS = [str(CONFIGS / "guitar_small.yaml"), str(CONFIGS / "guitar_paper.yaml")]
+NETWORKS = [str(CONFIGS / f"{name}.yaml") for name in ("guitar_small", "guitar_paper", "speech_small", "speech_paper")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         metavar="NETWORK",
         default=NETWORKS,
-        help="shipped prior, prior file, or training configuration (.yaml, random weights); default: small and paper",
+        help="shipped prior, prior file, or training configuration (.yaml, random weights); default: all in configs/train",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
@@ -78,7 +78,6 @@ def load_network(name: str, device: torch.device) -> Prior:
 def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> None:
     """Measure all parts and print them as they come."""
     network = prior.denoiser.network
-    assert isinstance(network, CQTUNet)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {options.threads} threads"
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     dtype = str(network.compute_dtype).removeprefix("torch.")
@@ -93,7 +92,6 @@ def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> N
 def measurements(prior: Prior, device: torch.device, seconds: float, repeats: int) -> Iterator[tuple[str, float]]:
     """(part, median time in seconds) of everything that a restoration step consists of."""
     network, denoiser = prior.denoiser.network, prior.denoiser
-    assert isinstance(network, CQTUNet)
     generator = torch.Generator().manual_seed(0)
     y = prior.sigma_data * torch.randn(1, round(seconds * prior.sample_rate), generator=generator).to(device)
     y.clamp_(-prior.sigma_data, prior.sigma_data)
@@ -109,9 +107,10 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
             times.append(time.perf_counter() - started)
         return statistics.median(times[1:])
 
-    coefficients = network.transform.forward(y)
-    yield "constant-Q transform", timed(lambda: network.transform.forward(y))
-    yield "its inverse", timed(lambda: network.transform.inverse(coefficients, y.shape[1]))
+    if isinstance(network, CQTUNet):
+        coefficients = network.transform.forward(y)
+        yield "constant-Q transform", timed(lambda: network.transform.forward(y))
+        yield "its inverse", timed(lambda: network.transform.inverse(coefficients, y.shape[1]))
 
     for name in sorted(WAVESHAPERS):
         waveshaper = make_waveshaper(name, 1).to(device)

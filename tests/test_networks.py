@@ -1,10 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,7 +19,9 @@ from nldiff.networks.layers import (
     MagnitudePreservingLayer,
     NoiseEmbedding,
     ScoreNetwork,
+    channels_last,
     downsample_time,
+    normalised_activation,
     upsample_time,
 )
 from nldiff.training import TrainingConfig
@@ -158,7 +161,9 @@ def test_same_input_same_output(arguments: dict[str, Any]) -> None:
 def test_frozen_network_is_the_same(arguments: dict[str, Any]) -> None:
     network, x, c_noise = build(arguments), noise(2, 300), torch.tensor([-1.0, 0.3])
     expected = network(x, c_noise)
+    network.gradient_checkpointing = True
     network.freeze(torch.float32)
+    assert not network.gradient_checkpointing  # it needs no memory that would be worth the time
     assert torch.equal(network(x, c_noise), expected)
     assert torch.equal(network(x, c_noise), expected)  # from the kernels that the first call prepared
     assert not any(p.requires_grad for p in network.parameters())
@@ -264,6 +269,78 @@ def test_resampling_keeps_memory_order() -> None:
     x = noise(1, 4, 6, 8).contiguous(memory_format=torch.channels_last)
     assert downsample_time(x).is_contiguous(memory_format=torch.channels_last)
     assert upsample_time(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("resample", [downsample_time, upsample_time])
+def test_gradients_of_resampling(resample: Callable[[Tensor], Tensor]) -> None:
+    x = channels_last(noise(2, 3, 2, 6).double()).requires_grad_()
+    assert torch.autograd.gradcheck(resample, x)
+    assert torch.autograd.gradgradcheck(resample, x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"none": lambda z: z, "gelu": F.gelu, "silu": F.silu}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gains", [1, 2])
+def test_normalised_activation_with_offset_is_group_norm(activation: str, gains: int) -> None:
+    x = channels_last(noise(2, 6, 4, 5).double() * 3 + 2).requires_grad_()
+    gain, offset = (noise(gains, 6, 1, 1, seed=s).double().requires_grad_() for s in (1, 2))
+    y = normalised_activation(x, gain, offset, 3, 1e-3, activation)
+    expected = ACTIVATIONS[activation](F.group_norm(x, 3, eps=1e-3) * gain + offset)
+    torch.testing.assert_close(y, expected)
+    weights = noise(2, 6, 4, 5, seed=3).double()
+    ours, theirs = (torch.autograd.grad((z * weights).sum(), [x, gain, offset]) for z in (y, expected))
+    torch.testing.assert_close(ours, theirs)
+    assert ours[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gains", [1, 2])
+def test_normalised_activation_without_offset(activation: str, gains: int) -> None:
+    x = channels_last(noise(2, 6, 4, 5).double() * 3 + 2).requires_grad_()
+    gain = noise(gains, 6, 1, 1, seed=1).double().requires_grad_()
+    mean_square = x.detach().square().unflatten(1, (2, 3)).mean((2, 3, 4)).repeat_interleave(3, dim=1)
+    y = normalised_activation(x, gain, None, 2, 0.1, activation)
+    torch.testing.assert_close(y, ACTIVATIONS[activation](x / (mean_square + 0.1).sqrt()[:, :, None, None] * gain))
+    assert torch.autograd.gradcheck(lambda x, gain: normalised_activation(x, gain, None, 2, 0.1, activation), (x, gain))
+
+
+def test_normalised_activation_in_bfloat16() -> None:
+    x = channels_last(noise(1, 8, 64, 501) + 1).bfloat16()
+    one, zero = torch.ones(1, 8, 1, 1), torch.zeros(1, 8, 1, 1)
+    y = normalised_activation(x, one, zero, 2, 1e-6, "none")
+    assert y.dtype == torch.bfloat16
+    # The statistics are more exact than the type; gain and offset, both about 1, are rounded by up to 1/512.
+    torch.testing.assert_close(y.float().mean(), torch.tensor(0.0), atol=0.004, rtol=0)
+    torch.testing.assert_close(y.float().std(), torch.tensor(1.0), atol=0.004, rtol=0)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((1, 1), 1), ((5, 3), 2)])
+def test_gradient_through_a_frozen_convolution(kernel: tuple[int, int], dilation: int) -> None:
+    conv, x = Conv(3, 4, kernel, dilation), channels_last(noise(2, 3, 9, 7)).requires_grad_()
+    weights = noise(2, 4, 9, 7, seed=1)
+    (expected,) = torch.autograd.grad((conv(x) * weights).sum(), x)
+    conv.requires_grad_(False)
+    conv.freeze()
+    (actual,) = torch.autograd.grad((conv(x) * weights).sum(), x)
+    torch.testing.assert_close(actual, expected)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_frozen_layer_keeps_its_input_alone() -> None:
+    layer, embedding, x = DilatedLayer(8, 16, 2), noise(1, 16, 1, 1), channels_last(noise(1, 8, 40, 50))
+    layer.requires_grad_(False)
+    layer.conv.freeze()
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        layer(x.requires_grad_(), embedding)
+    assert {t.data_ptr() for t in kept if t.numel() == x.numel()} == {x.data_ptr()}
 
 
 def test_dilation_is_along_frequency_only() -> None:

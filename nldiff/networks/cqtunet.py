@@ -12,6 +12,7 @@ from nldiff.networks.layers import (
     MagnitudePreservingLayer,
     NoiseEmbedding,
     ScoreNetwork,
+    channels_last,
     downsample_time,
     upsample_time,
 )
@@ -103,7 +104,7 @@ class CQTUNet(ScoreNetwork):
                 parts = [low, self.down[k - 1](downsample_time(h))]
                 if k == len(self.encoder) - 1:
                     parts.insert(0, self._enter(k + 1, groups[k + 1]))
-                h = torch.cat(parts, dim=2).contiguous(memory_format=torch.channels_last)
+                h = channels_last(torch.cat(parts, dim=2))
             h = self._run(stack, h, embedding)
             skips.append(h)
         assert h is not None
@@ -113,12 +114,14 @@ class CQTUNet(ScoreNetwork):
         rows = self.position_rows
         for k in reversed(range(len(self.decoder))):
             h = self._run(self.decoder[k], torch.add(h, skips[k]) * 0.5**0.5, embedding)
+            # Not by slicing, whose derivative is not channels_last.
+            own, *rest = h.split(rows, dim=2)
             if k == len(self.decoder) - 1:
-                outputs[k + 1] = self._leave(k + 1, h[:, :, :rows])
-                h = h[:, :, rows:]
-            outputs[k] = self._leave(k, h[:, :, :rows])
+                outputs[k + 1] = self._leave(k + 1, own)
+                own, *rest = rest
+            outputs[k] = self._leave(k, own)
             if k:
-                h = upsample_time(self.up[k - 1](_channels_last(h[:, :, rows:])))
+                h = upsample_time(self.up[k - 1](channels_last(torch.cat(rest, dim=2))))
         return self.transform.inverse(outputs, padded)[:, :samples]
 
     @property
@@ -153,10 +156,6 @@ class CQTUNet(ScoreNetwork):
     def _leave(self, k: int, h: Tensor) -> Tensor:
         """Inverse of `_enter`: features -> complex coefficients, float32."""
         p, q = self.patch
-        x = self.outputs[k](_channels_last(h)).float() * self.output_gain[k]
+        x = self.outputs[k](channels_last(h)).float() * self.output_gain[k]
         x = x.unflatten(1, (p, q, 2)).permute(0, 4, 1, 5, 2, 3)  # b, F, p, T, q, 2
         return torch.view_as_complex(x.flatten(3, 4).flatten(1, 2).contiguous())
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

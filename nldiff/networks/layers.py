@@ -6,11 +6,14 @@ memory order silently turns a whole chain into the slow path, hence the explicit
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Conv(nn.Module):
@@ -52,45 +55,193 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x` [batch, inputs, frequency, time] -> [batch, outputs, frequency, time], same type."""
         if self._kernels is None:
-            w = self.kernel(x.dtype)
+            return F.conv2d(x, self.kernel(x.dtype), padding=self.padding, dilation=(self.dilation, 1))
+        if x.dtype not in self._kernels:
+            self._kernels[x.dtype] = self.kernel(x.dtype)
+        return _FrozenConvolution.apply(x, self._kernels[x.dtype], self.padding, (self.dilation, 1))
+
+
+class _FrozenConvolution(torch.autograd.Function):
+    """`F.conv2d` with weights that need no gradient; unlike there, the input is not kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(w)
+        ctx.shape, ctx.padding, ctx.dilation = x.shape, padding, dilation
+        return F.conv2d(x, w, padding=padding, dilation=dilation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (w,), g = ctx.saved_tensors, channels_last(grad_outputs[0])
+        # Of the input only shape and memory order count.
+        x = torch.empty(ctx.shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        by_x, _, _ = torch.ops.aten.convolution_backward(
+            g, x, w, None, (1, 1), ctx.padding, ctx.dilation, False, (0, 0), 1, (True, False, False)
+        )
+        return by_x, None, None, None
+
+
+# Name: the function and its backward pass (gradient, argument) -> gradient.
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "none": (lambda z: z, lambda g, z: g),
+    "gelu": (F.gelu, torch.ops.aten.gelu_backward),
+    "silu": (F.silu, torch.ops.aten.silu_backward),
+}
+
+
+def normalised_activation(
+    x: Tensor, gain: Tensor, offset: Tensor | None, groups: int, eps: float, activation: str
+) -> Tensor:
+    """Normalise `x` per group of channels and apply the activation.
+
+    Args:
+        x: [batch, channels, frequency, time], channels_last.
+        gain: of the normalised signal, [batch or 1, channels, 1, 1] float32.
+        offset: added to it, same shape; None: the mean is not subtracted either, and the mean square stands for the
+            variance.
+        groups: number of groups, a divisor of the channels.
+        eps: added to the variance.
+        activation: "none", "gelu" or "silu".
+
+    Returns:
+        Shape, type and memory order of `x`.
+    """
+    return _NormalisedActivation.apply(x, gain, offset, groups, eps, activation)
+
+
+class _NormalisedActivation(torch.autograd.Function):
+    """f(a x + b), with a and b per channel from gain, offset and statistics of x.
+
+    Nothing but x, which the layer before holds anyway, is kept for the backward pass, and that takes few passes over
+    the signal. Operation by operation, autograd would keep three more signals and convert most to float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, offset: Tensor | None, groups: int, eps: float, activation: str
+    ) -> Tensor:
+        gain = gain.to(_statistics_dtype(x))
+        square = _group_mean(_channel_sums(x.square()), x, groups)
+        if offset is None:
+            mean, rate = None, (square + eps).rsqrt()
+            a, b = rate * gain, None
         else:
-            if x.dtype not in self._kernels:
-                self._kernels[x.dtype] = self.kernel(x.dtype)
-            w = self._kernels[x.dtype]
-        return F.conv2d(x, w, padding=self.padding, dilation=(self.dilation, 1))
+            mean = _group_mean(_channel_sums(x), x, groups)
+            rate = ((square - mean.square()).clamp(min=0) + eps).rsqrt()
+            a = rate * gain
+            b = offset - mean * a
+        ctx.save_for_backward(x, gain, mean, rate, a, b)
+        ctx.groups, ctx.activation = groups, activation
+        return _ACTIVATIONS[activation][0](_affine(x, a, b))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, mean, rate, a, b = ctx.saved_tensors
+        g = channels_last(grad_outputs[0])
+        g = _ACTIVATIONS[ctx.activation][1](g, _affine(x, a, b))
+        # Derivatives by gain and offset, per item and channel.
+        by_gain = _channel_sums(g * x)
+        by_offset = None
+        if mean is not None:
+            by_offset = _channel_sums(g)
+            by_gain = by_gain - mean * by_offset
+        by_gain = by_gain * rate
+        # The statistics depend on x too: x enters the variance, and a constant the mean.
+        c = -rate.square() * _group_mean(gain * by_gain, x, ctx.groups)
+        d = None
+        if mean is not None and by_offset is not None:
+            d = -rate * _group_mean(gain * by_offset, x, ctx.groups) - mean * c
+        by_x = _affine(x, c, d).addcmul_(g, _match(a, x))
+        by_gain = by_gain.sum_to_size(gain.shape)
+        return by_x, by_gain, None if by_offset is None else by_offset.sum_to_size(gain.shape), None, None, None
+
+
+def _statistics_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _channel_sums(x: Tensor) -> Tensor:
+    """[batch, channels, 1, 1], at least float32."""
+    # Rows in the type of x, because with another one PyTorch first converts all of x; channels stay innermost.
+    sums = x.permute(0, 2, 3, 1).sum(2).sum(1, dtype=_statistics_dtype(x))
+    return sums[:, :, None, None]
+
+
+def _group_mean(sums: Tensor, x: Tensor, groups: int) -> Tensor:
+    """Mean over the group of every channel of `x`, from sums over its pixels: [batch, channels, 1, 1]."""
+    width = x.shape[1] // groups
+    mean = sums.unflatten(1, (groups, width)).sum(2, keepdim=True) / (width * x.shape[2] * x.shape[3])
+    return mean.expand(-1, -1, width, -1, -1).flatten(1, 2)
+
+
+def _affine(x: Tensor, a: Tensor, b: Tensor | None) -> Tensor:
+    return x * _match(a, x) if b is None else torch.addcmul(_match(b, x), x, _match(a, x))
 
 
 def downsample_time(x: Tensor) -> Tensor:
     """Halve the time axis (even length) after the anti-aliasing filter [1, 3, 3, 1] / 8, channel by channel."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    y = torch.add(even, odd) * 0.375
-    y[..., 1:].add_(odd[..., :-1], alpha=0.125)
-    y[..., :-1].add_(even[..., 1:], alpha=0.125)
-    return y.contiguous(memory_format=torch.channels_last)
+    return _DownsampleTime.apply(x)
 
 
 def upsample_time(x: Tensor) -> Tensor:
     """Double the time axis by linear interpolation, channel by channel: the adjoint filter [1, 3, 3, 1] / 4."""
-    near = x * 0.75
-    left, right = near.clone(), near
-    left[..., 1:].add_(x[..., :-1], alpha=0.25)
-    right[..., :-1].add_(x[..., 1:], alpha=0.25)
-    # Interleaving along time is a free reshape when channels are innermost in memory.
-    y = torch.stack([left, right], dim=-1).flatten(-2)
-    return y.contiguous(memory_format=torch.channels_last)
+    return _UpsampleTime.apply(x)
+
+
+class _DownsampleTime(torch.autograd.Function):
+    """Its derivative is half of `_UpsampleTime`, and the other way round; autograd's own leaves channels_last."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        even, odd = x[..., 0::2], x[..., 1::2]
+        y = torch.add(even, odd) * 0.375
+        y[..., 1:].add_(odd[..., :-1], alpha=0.125)
+        y[..., :-1].add_(even[..., 1:], alpha=0.125)
+        return channels_last(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return _UpsampleTime.apply(grad_outputs[0]) * 0.5
+
+
+class _UpsampleTime(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        near = x * 0.75
+        left, right = near.clone(), near
+        left[..., 1:].add_(x[..., :-1], alpha=0.25)
+        right[..., :-1].add_(x[..., 1:], alpha=0.25)
+        # Interleaving along time is a free reshape when channels are innermost in memory.
+        return channels_last(torch.stack([left, right], dim=-1).flatten(-2))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return _DownsampleTime.apply(grad_outputs[0]) * 2
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` [batch, channels, frequency, time] with channels innermost in memory."""
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class ScoreNetwork(nn.Module):
     """Base of the score networks: F(x, c_noise), [batch, time] at unit variance and [batch] -> [batch, time].
 
-    `compute_dtype` is the type of the convolutions; inputs, outputs and parameters are float32.
+    `compute_dtype` is the type of the convolutions; inputs, outputs and parameters are float32. With
+    `gradient_checkpointing` layers are computed again in the backward pass instead of keeping what it needs.
     """
 
     compute_dtype: torch.dtype = torch.float32
+    gradient_checkpointing: bool = False
 
     def freeze(self, dtype: torch.dtype) -> None:
-        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights."""
-        self.compute_dtype = dtype
+        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights.
+
+        Without these the backward pass needs little memory, so checkpointing ends.
+        """
+        self.compute_dtype, self.gradient_checkpointing = dtype, False
         self.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, Conv):
@@ -141,12 +292,7 @@ class DilatedLayer(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         scale, gate = self.modulation(embedding).chunk(2, dim=1)
-        # The statistics are reduced per channel first, so that norm and modulation are a single multiplication.
-        # Squares in the type of x: a float32 copy would double the memory that the backward pass needs.
-        energy = x.square().sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
-        mean_square = energy.unflatten(1, (self.groups, -1)).mean(2, keepdim=True) / (x.shape[2] * x.shape[3])
-        norm = (mean_square + 1e-7).rsqrt().expand(-1, -1, x.shape[1] // self.groups, -1, -1).flatten(1, 2)
-        y = F.gelu(x * _match(norm * self.norm_scale * (1 + scale), x))
+        y = normalised_activation(x, self.norm_scale * (1 + scale), None, self.groups, 1e-7, "gelu")
         y = self.conv(y) * _match((1 + gate) * 0.5**0.5, x)
         return torch.add(y, x, alpha=0.5**0.5)
 

@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nldiff.networks.layers import Conv, MagnitudePreservingLayer, NoiseEmbedding, ScoreNetwork
+from nldiff.networks.layers import (
+    Conv,
+    MagnitudePreservingLayer,
+    NoiseEmbedding,
+    ScoreNetwork,
+    channels_last,
+    normalised_activation,
+)
 
 # Last convolutions of the residual branches and of the output start this far below unit gain.
 _NEARLY_ZERO = 1e-5
@@ -80,19 +87,19 @@ class FourierEmbedding(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation with scale and shift: groups of at least 4 channels, at most 32 groups."""
+    """Group normalisation with scale and shift, then `activation`: groups of at least 4 channels, at most 32 groups."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: str = "silu") -> None:
         super().__init__()
-        self.groups = max(1, min(channels // 4, 32))
+        self.groups, self.activation = max(1, min(channels // 4, 32)), activation
         if channels % self.groups:
             raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [batch, channels, frequency, time] -> same shape, type and memory order."""
-        y = F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), eps=1e-6)
-        return y.contiguous(memory_format=torch.channels_last)  # CUDA's result is in the other order
+        gain, offset = (p[None, :, None, None] for p in (self.weight, self.bias))
+        return normalised_activation(x, gain, offset, self.groups, 1e-6, self.activation)
 
 
 def halve(x: Tensor) -> Tensor:
@@ -124,11 +131,11 @@ class BigGANBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """`x` [batch, inputs, F, T], `embedding` [batch, embedding] -> [batch, outputs, F', T'], type of `x`."""
-        y = F.silu(self.norm_in(x))
+        y = self.norm_in(x)
         if self.resample is not None:
             x, y = self.resample(x), self.resample(y)
         y = self.first(y) + _per_channel(self.modulation(embedding)[:, :, None, None], x)
-        y = self.second(F.silu(self.norm_out(y)))
+        y = self.second(self.norm_out(y))
         x = x if self.skip is None else self.skip(x)
         return (torch.add(x, y) + _per_channel(self.shift[None], x)) * 0.5**0.5
 
@@ -138,7 +145,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, activation="none")
         self.query_key_value = Conv(channels, 3 * channels)
         self.output = Conv(channels, channels, gain=_NEARLY_ZERO)
         self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
@@ -175,8 +182,8 @@ class MagnitudePreservingResampler(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """`x` [batch, channels, F, T] -> half or double F and T; the noise level is not used."""
         if self.halve:
-            return self.conv(_channels_last(F.pixel_unshuffle(x, 2)))
-        return _channels_last(F.pixel_shuffle(self.conv(x), 2))
+            return self.conv(channels_last(F.pixel_unshuffle(x, 2)))
+        return channels_last(F.pixel_shuffle(self.conv(x), 2))
 
 
 class NCSNpp(ScoreNetwork):
@@ -273,7 +280,7 @@ class NCSNpp(ScoreNetwork):
 
         # The output starts near zero: an untrained denoiser then returns c_skip * x.
         heads = channels if progressive else [first]
-        self.head_norms = nn.ModuleList(nn.Identity() if normalise else GroupNorm(c) for c in heads)
+        self.head_norms = nn.ModuleList(nn.SiLU() if normalise else GroupNorm(c) for c in heads)
         self.heads = nn.ModuleList(
             Conv(c, folded, (3, 3), normalise=normalise, gain=1.0 if normalise else _NEARLY_ZERO) for c in heads
         )
@@ -311,7 +318,7 @@ class NCSNpp(ScoreNetwork):
             for block in level:
                 h = self._run(block, torch.cat([h, skips.pop()], dim=1), embedding)
             if k < len(self.heads):
-                y = self.heads[k](F.silu(self.head_norms[k](h)))
+                y = self.heads[k](self.head_norms[k](h))
                 output = y if output is None else y + double(output)
             if k:
                 h = self._run(self.up[k - 1], h, embedding)
@@ -326,17 +333,13 @@ class NCSNpp(ScoreNetwork):
     def _enter(self, spectrum: Tensor) -> Tensor:
         """Complex [batch, bins, frames] -> [batch, 2 patch^2, bins / patch, frames / patch] in the compute type."""
         x = torch.view_as_real(spectrum).permute(0, 3, 1, 2)
-        return _channels_last(F.pixel_unshuffle(x, self.patch).to(self.compute_dtype))
+        return channels_last(F.pixel_unshuffle(x, self.patch).to(self.compute_dtype))
 
     def _leave(self, h: Tensor) -> Tensor:
         """Inverse of `_enter` after the last layer; complex64."""
         h = h if self.output is None else self.output(h)
         h = h.float() if self.output_gain is None else h.float() * self.output_gain
         return torch.view_as_complex(F.pixel_shuffle(h, self.patch).permute(0, 2, 3, 1).contiguous())
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _per_channel(offset: Tensor, like: Tensor) -> Tensor:
