@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         metavar="NETWORK",
         default=NETWORKS,
-        help="shipped prior, prior file, or training configuration (.yaml, random weights); default: all in configs/train",
+        help="shipped prior, prior file, or training configuration (.yaml, random weights); default: configs/train/*",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads (default: torch's)")
