@@ -41,6 +41,8 @@ _AS_STRICT = (1, 1, 1)
 # the spread may grow each time: noise that does not fit between the bounds makes it grow by more.
 _HALVINGS, _HALVINGS_KNOWN = 3, 5
 _GROWTH = 0.04
+# After so many, noise is weak enough for samples to count as exact where the curve is steep.
+_HALVINGS_EXACT = 2
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, halvings
     """Halve the tolerance of a curve as long as the refined signal stays about as sparse.
 
     The smaller the tolerance, the less is lost of signals that were distorted a little; but where there is noise in the
-    observation, the steep inverse of a saturated curve makes large errors of it.
+    observation, the steep inverse of a saturated curve makes large errors of it. If noise is weak, samples count as
+    exact where the curve itself is steep, and keep their noise floor.
 
     Args:
         task: the recording, prior and settings.
@@ -145,7 +148,7 @@ def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, halvings
         y: what was observed, at the prior's level, same shape.
         halvings: how many at most.
     """
-    before = spread(x, task.windows)
+    loosest, before = curve.tolerance, spread(x, task.windows)
     for _ in range(halvings):
         finer = replace(curve, tolerance=curve.tolerance / 2)
         x = task.refined(x, finer, y, _iterations(task))
@@ -153,7 +156,7 @@ def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, halvings
         if after > before + _GROWTH:
             break
         curve, before = finer, after
-    return curve
+    return replace(curve, exact_where_steep=curve.tolerance <= loosest / 2**_HALVINGS_EXACT)
 
 
 def _first_curve(task: Task) -> tuple[Curve, float | None]:

@@ -26,6 +26,8 @@ from nldiff.transforms.stft import overlap_add, stft
 # Of the RMS of the observation: how far off the curve may be.
 _TOLERANCE = 1 / 25
 _POINTS = 4096
+# The least slope of a curve that counts as steep.
+_STEEP = 0.5
 # Rarer extreme values than this share of the samples do not determine the curve.
 _RARE = 1e-4
 # Of the power of the observation: a curve with a larger error tells nothing of the clean samples.
@@ -48,11 +50,14 @@ class IncreasingCurve:
     Attributes:
         x, y: values in and out, [points], float64 on the CPU; neither ever falls.
         tolerance: how far `y` may be off, in the units of `y`.
+        exact_where_steep: where the slope is at least 1/2, so that errors of `y` at most double on the way back, `y`
+            counts as exact.
     """
 
     x: Tensor
     y: Tensor
     tolerance: float
+    exact_where_steep: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Distort samples of any shape; same type and device."""
@@ -68,13 +73,23 @@ class IncreasingCurve:
         """
         # The CPU: not every accelerator has float64.
         values, which = torch.unique(observed.cpu().double(), return_inverse=True)
-        margins = values.new_full((len(values) + 1,), self.tolerance)  # of every value, downwards and upwards
-        margins[1:-1] = (values.diff() / 2).clamp(min=self.tolerance)
+        low, high = self._interval(values, self.tolerance)
+        if self.exact_where_steep:
+            steep = (high - low) * _STEEP <= 2 * self.tolerance
+            low, high = (
+                torch.where(steep, *pair) for pair in zip(self._interval(values, 0.0), (low, high), strict=True)
+            )
+        low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
+        return low, high
+
+    def _interval(self, values: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """`bounds` of different, ascending values."""
+        margins = values.new_full((len(values) + 1,), tolerance)  # of every value, downwards and upwards
+        margins[1:-1] = (values.diff() / 2).clamp(min=tolerance)
         margins[[0, -1]] = margins[[1, -2]]
         # Where the curve saturates too low, the way to its very end would be demanded of every saturated sample.
-        low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1]) - self.tolerance), right=False)
-        high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0]) + self.tolerance), right=True)
-        low, high = (bound[which].to(observed.dtype).to(observed.device) for bound in (low, high))
+        low = self._inverse((values - margins[:-1]).clamp(max=float(self.y[-1]) - tolerance), right=False)
+        high = self._inverse((values + margins[1:]).clamp(min=float(self.y[0]) + tolerance), right=True)
         return low, high
 
     def _inverse(self, y: Tensor, right: bool) -> Tensor:

@@ -96,6 +96,20 @@ def test_a_hard_clipper_is_exact_below_its_limit_and_open_above() -> None:
     assert_bounds(clipper, {0.7: (0.45, 0.95), 0.76: (0.51, INFINITE)})
 
 
+def test_where_the_curve_is_steep_it_is_exact_if_asked_for() -> None:
+    # Slope 2 to 0.2, then 0.4, then the limit 0.6 from x = 0.7 on.
+    curve = replace(table([(-1, -2), (0.2, 0.4), (0.7, 0.6), (3, 0.6)], tolerance=0.04), exact_where_steep=True)
+    steep = {0.01 * v: (0.005 * v, 0.005 * v) for v in range(-20, 36)}
+    flat = {0.45: (0.225, 0.425), 0.5: (0.35, 0.55), 0.55: (0.475, 0.675), 0.6: (0.6, INFINITE)}
+    low, high = curve.bounds(torch.tensor([*steep, *flat], dtype=torch.float64))
+    expected = np.array([*steep.values(), *flat.values()])
+    # Half the distance to the next value remains, which is 0.01 but for the last of them.
+    np.testing.assert_allclose(low[:55], expected[:55, 0] - 0.0025, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(high[:55], expected[:55, 1] + 0.0025, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(low[-3:], expected[-3:, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(high[-3:], expected[-3:, 1], rtol=0, atol=1e-12)
+
+
 def test_a_half_wave_rectifier_bounds_silence_from_above_only() -> None:
     rectifier = table([(-1, 0), (0, 0), (1, 1)], tolerance=0.1)
     values = {v / 10: (v / 10 - 0.1, v / 10 + 0.1) for v in range(2, 9)}
@@ -479,6 +493,20 @@ def test_a_known_increasing_curve_is_refined_without_sampling_and_explains_the_o
     assert result.explained_db > 20 * math.log10(25)
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_samples_that_were_not_clipped_are_kept(prior: Prior, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))
+    level = 0.1
+    clipper = Distortion("hard_clip", {"threshold": level})
+    y = clipper(tones(0, TINY_RATE))[0].numpy()
+    config = RestoreConfig(sampler=REFINED | {"refine_iterations": 400, "refine_windows": [1024]})
+    result = restore(y, TINY_RATE, prior, known=clipper if known else None, config=config)
+    kept = np.abs(y) < 0.9 * level
+    explained = result.audio[kept] / result.scale if known else result.curve(result.audio)[kept]
+    # The tolerance is several times as large; half the distance to the next value, where there is none near, is not.
+    np.testing.assert_allclose(explained, y[kept], rtol=0, atol=0.005 * level)
+
+
 def test_a_blind_curve_is_that_of_the_recording_at_its_own_rate(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nldiff.task.sample", FakeSampler(lambda y: y))
     y = clipped(1.0, 22050)[0]
@@ -656,4 +684,5 @@ def test_the_tolerance_is_halved_unless_noise_would_be_amplified(prior: Prior, n
     refined = task.refined(observed, curve, observed, 100)
     tight = tightened(task, curve, refined, observed, 3)
     assert tight.tolerance == curve.tolerance / 2**halvings
+    assert tight.exact_where_steep == (halvings > 0)
     torch.testing.assert_close((tight.x, tight.y), (curve.x, curve.y))

@@ -137,8 +137,8 @@ def test_batch_size_does_not_change_the_result(prior: Prior) -> None:
     one = restore(y, TINY_RATE, prior, config=config)
     many = restore(y, TINY_RATE, prior, config=replace(config, batch_size=3))
     # Rounding differs and grows from step to step; mixed-up noise would make a difference as large as the signal.
-    assert rms(many.audio - one.audio) < 1e-3 * rms(one.audio)
-    np.testing.assert_allclose(many.curve(y), one.curve(y), atol=1e-4)
+    assert rms(many.audio - one.audio) < 0.01 * rms(one.audio)
+    np.testing.assert_allclose(many.curve(y), one.curve(y), atol=1e-3)
 
 
 def test_channels_and_chunks_share_one_curve(prior: Prior, spied: list[dict[str, Any]]) -> None:
