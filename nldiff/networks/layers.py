@@ -151,7 +151,7 @@ class _NormalisedActivation(torch.autograd.Function):
         # The statistics depend on x too: x enters the variance, and a constant the mean.
         c = -rate.square() * _group_mean(gain * by_gain, x, ctx.groups)
         d = None
-        if mean is not None and by_offset is not None:
+        if mean is not None:
             d = -rate * _group_mean(gain * by_offset, x, ctx.groups) - mean * c
         by_x = _affine(x, c, d).addcmul_(g, _match(a, x))
         by_gain = by_gain.sum_to_size(gain.shape)
