@@ -99,6 +99,7 @@ def test_violins() -> None:
     assert legend(figure) == ["observed", "ccr", "mlp (1 of 18 failed)"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3", "10"]
     assert axes.get_xlabel() == "input SDR (dB)"
+    assert axes.get_xlim() == (-0.5, 2.5)  # also where a method has no values
     medians = [found for found in axes.collections if np.shape(found.get_offsets()) == (3, 2)]
     for n, (method, points) in enumerate(zip(METHODS, medians, strict=True)):
         at, values = np.asarray(points.get_offsets()).T

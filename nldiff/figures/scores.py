@@ -58,6 +58,8 @@ def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
             axes.vlines(positions, low, high, color="black", linewidth=2.5)
             axes.scatter(positions, middle, marker="o", s=16, color="white", edgecolor="black", zorder=3)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+        # The same in all panels: one without some methods would have its ticks elsewhere.
+        axes.set_xlim(-0.5, len(levels) - 0.5)
         axes.set_xlabel(f"{cells[0].level_name} (dB)")
     _patch_legend(figure, cells, methods, looks)
     return figure
