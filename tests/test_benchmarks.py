@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import soundfile as sf
@@ -23,13 +24,21 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("kind", ["configuration", "prior"])
-def test_every_part_of_a_step_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+NCSNPP = {"name": "ncsnpp", "channels": [4, 4], "n_fft": 30, "hop": 8, "embedding": 8}
+
+
+@pytest.mark.parametrize(
+    ("kind", "network_config", "transforms"),
+    [("configuration", TINY_NETWORK, 2), ("configuration", NCSNPP, 0), ("prior", {}, 2)],
+)
+def test_every_part_of_a_step_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, network_config: dict[str, Any], transforms: int
+) -> None:
     if kind == "prior":
         network = save_tiny_prior(tmp_path / "tiny.safetensors")
     else:
         network = tmp_path / "tiny.yaml"
-        config = {"network": TINY_NETWORK, "sample_rate": TINY_RATE, "sampler": TINY_SAMPLER}
+        config = {"network": network_config, "sample_rate": TINY_RATE, "sampler": TINY_SAMPLER}
         network.write_text(yaml.safe_dump(config | {"train_data": "${oc.env:NLDIFF_NOT_SET}"}))
     arguments = [str(network), "--device", "cpu", "--threads", "1", "--seconds", "0.2", "--repeats", "1"]
     assert script("steps").main(arguments) == 0
@@ -37,8 +46,9 @@ def test_every_part_of_a_step_is_measured(tmp_path: Path, capsys: pytest.Capture
     assert title.startswith("tiny: 0.0 M parameters, ")
     assert f"0.2 s at {TINY_RATE} Hz, cpu, 1 threads" in title
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[3:]]
-    assert len(rows) == 2 + len(WAVESHAPERS) + 3
-    assert [row[0].split(", ")[-1] for row in rows[2 : 2 + len(WAVESHAPERS)]] == sorted(WAVESHAPERS)
+    assert len(rows) == transforms + len(WAVESHAPERS) + 3
+    curves = rows[transforms : transforms + len(WAVESHAPERS)]
+    assert [row[0].split(", ")[-1] for row in curves] == sorted(WAVESHAPERS)
     assert rows[-1][0] == "one guided step with 2 iterations on the curve, ccr"
     assert all(float(time) > 0 and float(memory) > 10 for _, time, memory in rows)
     memory = [float(row[2]) for row in rows]

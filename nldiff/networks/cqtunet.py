@@ -14,6 +14,7 @@ from nldiff.networks.layers import (
     ScoreNetwork,
     channels_last,
     downsample_time,
+    per_channel,
     upsample_time,
 )
 from nldiff.transforms import ConstantQ
@@ -150,7 +151,7 @@ class CQTUNet(ScoreNetwork):
         x = x.permute(0, 2, 4, 5, 1, 3).flatten(1, 3)
         h = self.inputs[k](x.to(self.compute_dtype, memory_format=torch.channels_last))
         if self.position is not None:
-            h = h + self.position[k].to(h.dtype, memory_format=torch.channels_last)
+            h = h + per_channel(self.position[k], h)
         return h
 
     def _leave(self, k: int, h: Tensor) -> Tensor:

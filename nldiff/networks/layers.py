@@ -153,7 +153,7 @@ class _NormalisedActivation(torch.autograd.Function):
         d = None
         if mean is not None:
             d = -rate * _group_mean(gain * by_offset, x, ctx.groups) - mean * c
-        by_x = _affine(x, c, d).addcmul_(g, _match(a, x))
+        by_x = _affine(x, c, d).addcmul_(g, per_channel(a, x))
         by_gain = by_gain.sum_to_size(gain.shape)
         return by_x, by_gain, None if by_offset is None else by_offset.sum_to_size(gain.shape), None, None, None
 
@@ -177,7 +177,7 @@ def _group_mean(sums: Tensor, x: Tensor, groups: int) -> Tensor:
 
 
 def _affine(x: Tensor, a: Tensor, b: Tensor | None) -> Tensor:
-    return x * _match(a, x) if b is None else torch.addcmul(_match(b, x), x, _match(a, x))
+    return x * per_channel(a, x) if b is None else torch.addcmul(per_channel(b, x), x, per_channel(a, x))
 
 
 def downsample_time(x: Tensor) -> Tensor:
@@ -226,6 +226,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """`values` [batch, channels, 1 or frequency, 1] in the type and memory order of `like`."""
+    return values.to(like.dtype, memory_format=torch.channels_last)
+
+
 class ScoreNetwork(nn.Module):
     """Base of the score networks: F(x, c_noise), [batch, time] at unit variance and [batch] -> [batch, time].
 
@@ -269,11 +274,6 @@ class NoiseEmbedding(nn.Module):
         return self.mlp(fourier[:, :, None, None])
 
 
-def _match(scale: Tensor, like: Tensor) -> Tensor:
-    """`[batch, channels, 1, 1]` in the type and memory order of `like`."""
-    return scale.to(like.dtype, memory_format=torch.channels_last)
-
-
 class DilatedLayer(nn.Module):
     """Residual layer of the paper's CQT U-Net: scale-only group norm, GELU, dilated 5 x 3 convolution, gate.
 
@@ -293,7 +293,7 @@ class DilatedLayer(nn.Module):
         """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         scale, gate = self.modulation(embedding).chunk(2, dim=1)
         y = normalised_activation(x, self.norm_scale * (1 + scale), None, self.groups, 1e-7, "gelu")
-        y = self.conv(y) * _match((1 + gate) * 0.5**0.5, x)
+        y = self.conv(y) * per_channel((1 + gate) * 0.5**0.5, x)
         return torch.add(y, x, alpha=0.5**0.5)
 
 
@@ -315,6 +315,6 @@ class MagnitudePreservingLayer(nn.Module):
         """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
         # The constants 1/0.596 and 0.3/0.7616 are folded into the multiplications that are needed anyway.
         scale = 1 + self.modulation_gain * self.modulation(embedding)
-        y = self.first(F.silu(x)) * _match(scale / 0.596, x)
+        y = self.first(F.silu(x)) * per_channel(scale / 0.596, x)
         y = self.second(F.silu(y))
         return torch.add(x * (0.7 / 0.7616), y, alpha=0.3 / 0.7616 / 0.596)

@@ -23,6 +23,7 @@ from nldiff.networks.layers import (
     ScoreNetwork,
     channels_last,
     normalised_activation,
+    per_channel,
 )
 
 # Last convolutions of the residual branches and of the output start this far below unit gain.
@@ -134,10 +135,10 @@ class BigGANBlock(nn.Module):
         y = self.norm_in(x)
         if self.resample is not None:
             x, y = self.resample(x), self.resample(y)
-        y = self.first(y) + _per_channel(self.modulation(embedding)[:, :, None, None], x)
+        y = self.first(y) + per_channel(self.modulation(embedding)[:, :, None, None], x)
         y = self.second(self.norm_out(y))
         x = x if self.skip is None else self.skip(x)
-        return (torch.add(x, y) + _per_channel(self.shift[None], x)) * 0.5**0.5
+        return (torch.add(x, y) + per_channel(self.shift[None], x)) * 0.5**0.5
 
 
 class Attention(nn.Module):
@@ -154,7 +155,7 @@ class Attention(nn.Module):
         """`x` [batch, channels, frequency, time] -> same shape and type; the noise level is not used."""
         parts = self.query_key_value(self.norm(x)).permute(0, 2, 3, 1).flatten(1, 2)[:, None].chunk(3, dim=-1)
         y = F.scaled_dot_product_attention(*parts)[:, 0].unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-        return (torch.add(x, self.output(y)) + _per_channel(self.shift[None], x)) * 0.5**0.5
+        return (torch.add(x, self.output(y)) + per_channel(self.shift[None], x)) * 0.5**0.5
 
 
 class MagnitudePreservingBlock(nn.Module):
@@ -296,7 +297,7 @@ class NCSNpp(ScoreNetwork):
 
         h = self.input(pyramid)
         if self.position is not None:
-            h = h + _per_channel(self.position, h)
+            h = h + per_channel(self.position, h)
         skips = [h]
         for k, level in enumerate(self.encoder):
             if k:
@@ -340,8 +341,3 @@ class NCSNpp(ScoreNetwork):
         h = h if self.output is None else self.output(h)
         h = h.float() if self.output_gain is None else h.float() * self.output_gain
         return torch.view_as_complex(F.pixel_shuffle(h, self.patch).permute(0, 2, 3, 1).contiguous())
-
-
-def _per_channel(offset: Tensor, like: Tensor) -> Tensor:
-    """`[batch, channels, 1 or frequency, 1]` in the type and memory order of `like`."""
-    return offset.to(like.dtype, memory_format=torch.channels_last)
