@@ -69,7 +69,7 @@ class IncreasingCurve:
 
         Observed values are known to the curve's tolerance, or to half the distance to the next other value in
         `observed` if that is larger, as it is between the levels of a quantiser. Beyond the outermost values the
-        distance is taken to be the same as on their inner side. Where the curve counts as exact, the tolerance does not.
+        distance is taken to be the same as on their inner side. Where the curve counts as exact the tolerance is zero.
         """
         # The CPU: not every accelerator has float64.
         values, which = torch.unique(observed.cpu().double(), return_inverse=True)
