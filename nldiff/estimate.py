@@ -37,10 +37,10 @@ _FEWER = 4
 _LOOSER = (4, 2, 1)
 # Those of a plain curve, which is about right or does not count.
 _AS_STRICT = (1, 1, 1)
-# How often the tolerance is halved for the result, under a curve that was found and one that is known, and by how much
-# the spread may grow each time: noise that does not fit between the bounds makes it grow by more.
-_HALVINGS, _HALVINGS_KNOWN = 3, 5
-_GROWTH = 0.04
+# How often the tolerance is halved for the result at most, and by how much the spread may grow the first time; half as
+# much the next time, as the change of the tolerance is half. Noise that does not fit between the bounds makes it grow
+# by more.
+_HALVINGS, _GROWTH = 5, 0.05
 # After so many, noise is weak enough for samples to count as exact where the curve is steep.
 _HALVINGS_EXACT = 2
 
@@ -84,7 +84,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
         limit = _LARGEST_SIGMAS * task.prior.sigma_data
         if increasing := known_increasing_curve(curve, limit, y):
             x = task.refined(task.first_guess(y), increasing, y, _iterations(task))
-            increasing = tightened(task, increasing, x, y, _HALVINGS_KNOWN)
+            increasing = tightened(task, increasing, x, y, refit=False)
             return Estimate(curve, increasing, None, 1, grid.numpy(), np.zeros((0, _NOTED_POINTS)))
 
     def stepped(step: Step) -> None:
@@ -99,7 +99,7 @@ def estimate_curve(task: Task, progress: Progress) -> Estimate:
     if increasing and isinstance(curve, Waveshaper):
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
         restored, increasing = refitted(task, increasing, restored, y)
-        curve = increasing = tightened(task, increasing, restored, y, _HALVINGS)
+        curve = increasing = tightened(task, increasing, restored, y, refit=True)
     if isinstance(curve, Waveshaper):
         curve.requires_grad_(False)
     polarity = -1 if torch.sum((restored - restored.mean()) * (y - y.mean())) < 0 else 1
@@ -130,33 +130,42 @@ def refitted(task: Task, increasing: IncreasingCurve, restored: Tensor, y: Tenso
             curve = matched_curve(x, y)
         found.append((spread(x, task.windows), x, curve))
     _, x, curve = min(found, key=itemgetter(0))
-    gain = task.prior.sigma_data / float(x.square().mean().sqrt())
-    return gain * x, matched_curve(gain * x, y)
+    return _matched_at_level(task, x, y)
 
 
-def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, halvings: int) -> IncreasingCurve:
+def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, refit: bool) -> IncreasingCurve:
     """Halve the tolerance of a curve as long as the refined signal stays about as sparse.
 
-    The smaller the tolerance, the less is lost of signals that were distorted a little; but where there is noise in the
-    observation, the steep inverse of a saturated curve makes large errors of it. If noise is weak, samples count as
-    exact where the curve itself is steep, and keep their noise floor.
+    The smaller the tolerance, the less is lost of signals that were distorted a little, and the better is the curve
+    that is fitted to them; but where there is noise in the observation, the steep inverse of a saturated curve makes
+    large errors of it. If noise is weak, samples count as exact where the curve itself is steep, and keep their noise
+    floor.
 
     Args:
         task: the recording, prior and settings.
         curve: as it was fitted, or is known.
         x: refined under it, [batch, n] at the recording's rate.
         y: what was observed, at the prior's level, same shape.
-        halvings: how many at most.
+        refit: fit the curve again after every halving but the last.
     """
-    loosest, before = curve.tolerance, spread(x, task.windows)
-    for _ in range(halvings):
-        finer = replace(curve, tolerance=curve.tolerance / 2)
+    loosest, growth, before = curve.tolerance, _GROWTH, spread(x, task.windows)
+    finer = curve
+    for _ in range(_HALVINGS):
+        finer = replace(finer, tolerance=curve.tolerance / 2)
         x = task.refined(x, finer, y, _iterations(task))
         after = spread(x, task.windows)
-        if after > before + _GROWTH:
+        if after > before + growth:
             break
-        curve, before = finer, after
+        curve, before, growth = finer, after, growth / 2
+        if refit:
+            x, finer = _matched_at_level(task, x, y)
     return replace(curve, exact_where_steep=curve.tolerance <= loosest / 2**_HALVINGS_EXACT)
+
+
+def _matched_at_level(task: Task, x: Tensor, y: Tensor) -> tuple[Tensor, IncreasingCurve]:
+    """`x` at the prior's level, and the curve that makes the distribution of `y` of it."""
+    gain = task.prior.sigma_data / float(x.square().mean().sqrt())
+    return gain * x, matched_curve(gain * x, y)
 
 
 def _first_curve(task: Task) -> tuple[Curve, float | None]:
