@@ -37,10 +37,9 @@ _FEWER = 4
 _LOOSER = (4, 2, 1)
 # Those of a plain curve, which is about right or does not count.
 _AS_STRICT = (1, 1, 1)
-# How often the tolerance is halved for the result at most, and by how much the spread may grow the first time; half as
-# much the next time, as the change of the tolerance is half. Noise that does not fit between the bounds makes it grow
-# by more.
-_HALVINGS, _GROWTH = 5, 0.05
+# How often the tolerance is halved for the result at most, and by how much the spread may grow each time: noise that
+# does not fit between the bounds makes it grow by more.
+_HALVINGS, _GROWTH = 5, 0.04
 # After so many, noise is weak enough for samples to count as exact where the curve is steep.
 _HALVINGS_EXACT = 2
 
@@ -148,15 +147,14 @@ def tightened(task: Task, curve: IncreasingCurve, x: Tensor, y: Tensor, refit: b
         y: what was observed, at the prior's level, same shape.
         refit: fit the curve again after every halving but the last.
     """
-    loosest, growth, before = curve.tolerance, _GROWTH, spread(x, task.windows)
-    finer = curve
+    loosest, finer, before = curve.tolerance, curve, spread(x, task.windows)
     for _ in range(_HALVINGS):
         finer = replace(finer, tolerance=curve.tolerance / 2)
         x = task.refined(x, finer, y, _iterations(task))
         after = spread(x, task.windows)
-        if after > before + growth:
+        if after > before + _GROWTH:
             break
-        curve, before, growth = finer, after, growth / 2
+        curve, before = finer, after
         if refit:
             x, finer = _matched_at_level(task, x, y)
     return replace(curve, exact_where_steep=curve.tolerance <= loosest / 2**_HALVINGS_EXACT)
