@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito's palette; no two curves share colour or line style. Truth is a thin black line.
+# Colours of Okabe and Ito's palette, and two darker ones for its yellow, too pale for a line; no two curves share colour
+# or line style. Truth is a thin black line.
 _STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", "--"),
@@ -27,6 +28,8 @@ _STYLES = (
     ("#CC79A7", (0, (1, 1))),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
     ("#56B4E9", (0, (8, 3))),
+    ("#882255", (0, (3, 1, 1, 1))),
+    ("#666633", (0, (8, 1, 1, 1, 1, 1))),
 )
 _DYNAMIC_RANGE_DB = 80.0
 _MAX_SPECTRA = 2000  # more columns than a picture has pixels are only slow

@@ -70,8 +70,8 @@ def expected(method: str, level: float) -> np.ndarray:
 
 
 def test_looks_differ_in_colour_and_in_grey() -> None:
-    looks = figures.looks_of([*(f"m{n}" for n in range(29)), "observed", "m0"])
-    assert next(iter(looks)) == "observed" and len(looks) == 30
+    looks = figures.looks_of([*(f"m{n}" for n in range(39)), "observed", "m0"])
+    assert next(iter(looks)) == "observed" and len(looks) == 40
     assert looks["observed"].colour == "black"
     for one, other in combinations(list(looks.values())[1:], 2):
         assert (one.colour, one.marker) != (other.colour, other.marker)

@@ -79,7 +79,7 @@ def test_output_range_holds_the_curve_where_samples_are() -> None:
 
 
 def test_curves_can_be_told_apart() -> None:
-    curves = {f"family {n}": n * GRID for n in range(6)}
+    curves = {f"family {n}": n * GRID for n in range(8)}
     figure = plotting.plot_curves(curves, GRID, truth=GRID**3)
     axes = figure.axes[0]
     drawn = lines(axes)
@@ -94,7 +94,7 @@ def test_curves_can_be_told_apart() -> None:
         assert np.abs(colours[0] - colours[1]).max() > 0.2
         looks = [(line._dash_pattern, line.get_linewidth()) for line in (one, other)]  # type: ignore[attr-defined]
         assert looks[0] != looks[1]
-    with pytest.raises(NldiffError, match="7 curves in one picture: at most 6"):
+    with pytest.raises(NldiffError, match="9 curves in one picture: at most 8"):
         plotting.plot_curves({**curves, "one more": GRID}, GRID)
 
 

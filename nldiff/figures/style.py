@@ -26,7 +26,7 @@ class Look:
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, Look]:
-    """Choose a look for each method, all different for up to 30 (in bars and in grey: 10); the input is dashed."""
+    """Choose a look for each method, all different for up to 40 (in bars and in grey: 10); the input is dashed."""
     looks = {}
     for n, method in enumerate(estimators(dict.fromkeys(methods))):
         colour, line = plotting._STYLES[n % len(plotting._STYLES)]
