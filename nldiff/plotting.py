@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito's palette, and two darker ones for its yellow, too pale for a line; no two curves share colour
-# or line style. Truth is a thin black line.
+# Colours of Okabe and Ito's palette, with two darker ones in place of its yellow, too pale for a line; no two curves
+# share colour or line style. Truth is a thin black line.
 _STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", "--"),
