@@ -14,19 +14,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from nldiff.sampling.posterior.likelihood import CompressedSTFTCost
 from torch import Tensor
 
 from nldiff.config import load_config
-from nldiff.diffusion import EDMDenoiser, karras_schedule
+from nldiff.devices import choose_device, fast_dtype
 from nldiff.errors import NldiffError
-from nldiff.likelihood import CompressedSTFTCost
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
-from nldiff.priors import Prior, fast_dtype, load_prior
-from nldiff.sampling import Step, generators, sample
-from nldiff.settings import RestoreConfig, choose_device, sampler_settings
-from nldiff.training import TrainingConfig
-from nldiff.waveshapers import WAVESHAPERS, make_waveshaper
+from nldiff.operators.waveshapers import WAVESHAPERS, make_waveshaper
+from nldiff.priors.edm import EDMDenoiser, karras_schedule
+from nldiff.priors.saved import Prior, load_prior
+from nldiff.restoration.settings import RestoreConfig, sampler_settings
+from nldiff.sampling.posterior import Step, generators, sample
+from nldiff.training.prior import TrainingConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
 NETWORKS = [str(CONFIGS / f"{name}.yaml") for name in ("guitar_small", "guitar_paper", "speech_small", "speech_paper")]

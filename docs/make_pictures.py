@@ -10,11 +10,11 @@ import numpy as np
 import soundfile
 
 from nldiff.config import load_config
+from nldiff.figures.plots import plot_curves, plot_spectrograms, save_figure
 from nldiff.metrics.rr_mse import input_gain
 from nldiff.metrics.sdr import si_sdr
-from nldiff.plotting import plot_curves, plot_spectrograms, save_figure
-from nldiff.restore import restore
-from nldiff.settings import RestoreConfig
+from nldiff.restoration.restore import restore
+from nldiff.restoration.settings import RestoreConfig
 
 HERE = Path(__file__).parent
 DRIVE, OUTPUT_LEVEL = 17.4, 0.5  # of the example, see examples/README.md

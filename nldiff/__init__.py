@@ -1,16 +1,29 @@
 """nldiff: recover the clean signal and the transfer curve from a distorted recording."""
 
-import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["NldiffError", "Restoration", "RestoreConfig", "load_prior", "restore"]
+from nldiff.version import __version__
 
-# Idle threads of GNU OpenMP spin for milliseconds, which takes the processor from those that they wait for if another
-# program runs too. Read when torch is loaded.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+if TYPE_CHECKING:
+    from nldiff.errors import NldiffError
+    from nldiff.priors import load_prior
+    from nldiff.restoration.restore import Restoration, restore
+    from nldiff.restoration.settings import RestoreConfig
 
-from nldiff.errors import NldiffError
-from nldiff.priors import load_prior
-from nldiff.restore import Restoration, restore
-from nldiff.settings import RestoreConfig
+__all__ = ["NldiffError", "Restoration", "RestoreConfig", "__version__", "load_prior", "restore"]
+
+_HOMES = {
+    "NldiffError": "nldiff.errors",
+    "Restoration": "nldiff.restoration.restore",
+    "RestoreConfig": "nldiff.restoration.settings",
+    "load_prior": "nldiff.priors",
+    "restore": "nldiff.restoration.restore",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is public when it is first asked for: the packages below need not wait for each other."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nldiff' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

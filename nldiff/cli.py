@@ -13,22 +13,23 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-import nldiff
-from nldiff import audio as audio_io
-from nldiff.choose import load_candidates
+from nldiff import sound
+from nldiff.baselines.external import EXTERNAL
 from nldiff.config import load_config
+from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.evaluation import evaluate, load_experiment
-from nldiff.external import EXTERNAL
-from nldiff.files import Outputs, restore_file, scratch_folder
-from nldiff.methods import BLIND, RESTORERS, check_method
-from nldiff.nonlinearities import DISTORTIONS, Distortion, parse_distortion
-from nldiff.priors import SHIPPED, Prior
-from nldiff.settings import RestoreConfig, check_config, choose_device, sampler_settings
-from nldiff.supervised import SupervisedConfig, train_supervised
-from nldiff.training import TrainingConfig, train
-from nldiff.training_loop import LoopConfig, StepReport
-from nldiff.waveshapers import WAVESHAPERS
+from nldiff.operators.distortions import DISTORTIONS, Distortion, parse_distortion
+from nldiff.operators.waveshapers import WAVESHAPERS
+from nldiff.priors.choice import load_candidates
+from nldiff.priors.saved import SHIPPED, Prior
+from nldiff.restoration.files import Outputs, restore_file, scratch_folder
+from nldiff.restoration.methods import BLIND, RESTORERS, check_method
+from nldiff.restoration.settings import RestoreConfig, check_config, sampler_settings
+from nldiff.training.baseline import SupervisedConfig, train_supervised
+from nldiff.training.loop import LoopConfig, StepReport
+from nldiff.training.prior import TrainingConfig, train
+from nldiff.version import __version__
 
 _FAILED, _INTERRUPTED = 1, 130
 _Config = TypeVar("_Config", bound=LoopConfig)
@@ -45,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     parser = argparse.ArgumentParser(
         prog="nldiff",
-        description=nldiff.__doc__,
+        description="Recover the clean signal and the transfer curve from a distorted recording.",
         epilog="'nldiff COMMAND --help' shows the options of a command.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"nldiff {nldiff.__version__}")
+    parser.add_argument("--version", action="version", version=f"nldiff {__version__}")
     parser.add_argument(
         "command",
         choices=commands,
@@ -168,7 +169,7 @@ def restore_command(options: argparse.Namespace) -> int:
     """Restore every input; a bad one is reported and the others go on."""
     known, distort = _known(options.known), parse_distortion(options.distort) if options.distort else None
     overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
-    paths = audio_io.find_audio([text for text in options.inputs if text not in overrides])
+    paths = sound.find_audio([text for text in options.inputs if text not in overrides])
     if not paths:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     if options.samples < 1:

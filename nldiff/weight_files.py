@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from nldiff.audio import atomic_path
 from nldiff.errors import NldiffError
+from nldiff.writing import atomic_path
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from nldiff.baselines.networks import make_network as make_baseline
 from nldiff.baselines.saved import save_baseline
 from nldiff.networks import make_network
-from nldiff.priors import Prior, load_prior, save_prior
-from nldiff.sampling import Posterior, SamplerSettings, Step
+from nldiff.priors.saved import Prior, load_prior, save_prior
+from nldiff.sampling.posterior import Posterior, SamplerSettings, Step
 
 TINY_RATE = 8000
 TINY_SAMPLER = {"steps": 3, "operator_iterations": 2}
@@ -71,7 +71,7 @@ def clipped(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> NDAr
 
 
 class FakeSampler:
-    """Stands for `nldiff.sampling.sample`: the restored signal is `answer(y)`; keeps the arguments of every call."""
+    """Stands for `sample`: the restored signal is `answer(y)`; keeps the arguments of every call."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor] = torch.clone, keep: bool = True) -> None:
         self.answer, self.keep = answer, keep

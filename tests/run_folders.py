@@ -10,9 +10,9 @@ import torch
 from helpers import plucked
 from numpy.typing import NDArray
 
+from nldiff.figures.run_folder import slug
 from nldiff.metrics import lsd, si_sdr
-from nldiff.nonlinearities import Distortion, calibrate, parse_distortion
-from nldiff.run_folder import slug
+from nldiff.operators.distortions import Distortion, calibrate, parse_distortion
 
 Array = NDArray[np.float64]
 

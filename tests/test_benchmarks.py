@@ -10,7 +10,7 @@ import soundfile as sf
 import yaml
 from helpers import TINY_NETWORK, TINY_RATE, TINY_SAMPLER, save_tiny_prior
 
-from nldiff.waveshapers import WAVESHAPERS
+from nldiff.operators.waveshapers import WAVESHAPERS
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 

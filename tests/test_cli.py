@@ -20,9 +20,9 @@ import nldiff
 from nldiff.baselines.saved import load_baseline
 from nldiff.cli import infer_main, main
 from nldiff.errors import NldiffError
-from nldiff.priors import Prior, load_prior
-from nldiff.training import TrainingConfig
-from nldiff.training_loop import StepReport
+from nldiff.priors.saved import Prior, load_prior
+from nldiff.training.loop import StepReport
+from nldiff.training.prior import TrainingConfig
 
 ROOT = Path(__file__).parents[1]
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
@@ -42,8 +42,8 @@ def source(tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     """Neither samples nor draws."""
     sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.task.sample", sampler)
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.restoration.task.sample", sampler)
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     return sampler
 
 
@@ -326,7 +326,7 @@ def test_results_do_not_overwrite_inputs(prior: Path, tmp_path: Path, capsys: py
 def test_samples_are_those_of_the_following_seeds(
     prior: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     assert run(prior, tmp_path / "two", source, "--samples", "2", "--seed", "4") == 0
     assert names(tmp_path / "two") == results("take.1", "take.2")
     assert run(prior, tmp_path / "one", source, "--seed", "5") == 0
@@ -377,7 +377,7 @@ def test_the_prior_is_chosen_unless_one_is_named(
 
     errors = {"first": -1.5, "second": -2.25}
     monkeypatch.setattr("nldiff.cli.load_candidates", candidates)
-    monkeypatch.setattr("nldiff.choose.denoising_error_db", lambda prior, *_: errors[prior.name])
+    monkeypatch.setattr("nldiff.priors.choice.denoising_error_db", lambda prior, *_: errors[prior.name])
     assert infer_main([str(source), "--output", str(tmp_path / "auto")]) == 0
     assert asked == ["auto"]
     assert (
@@ -465,7 +465,7 @@ def test_a_network_restores(
     monkeypatch: pytest.MonkeyPatch,
     named: str,
 ) -> None:
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     monkeypatch.setattr("nldiff.cli.load_candidates", lambda *_: pytest.fail("no prior is needed"))
     arguments = ["--method", str(baseline)] if named == "method" else ["--method", "umx", "--weights", str(baseline)]
     assert infer_main([str(source), "--output", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 0
@@ -483,7 +483,7 @@ def test_a_network_restores(
 def test_declipping_finds_the_level_and_may_be_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     _samples(clipped(0.5, TINY_RATE)[0])(tmp_path / "take.wav")
     found, told = tmp_path / "found", tmp_path / "told"
     for folder, known in ((found, []), (told, ["--known", "hard_clip:threshold=0.15"])):
@@ -501,7 +501,7 @@ def test_declipping_finds_the_level_and_may_be_told(
 
 
 def test_the_mask_is_scored(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     path = tmp_path / "clean.wav"
     _samples(plucked(0.5, TINY_RATE))(path)
     arguments = ["--method", "irm", "--distort", "hard_clip:sdr=5", "--quiet"]
@@ -560,7 +560,7 @@ def test_progress_is_shown_on_stderr(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nldiff.plotting.save_figure", lambda figure, path: path.touch())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     assert run(prior, tmp_path / "out", source) == 0
     out, err = capsys.readouterr()
     assert "take: 100%" in err

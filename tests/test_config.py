@@ -6,7 +6,7 @@ import pytest
 
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
-from nldiff.training import TrainingConfig
+from nldiff.training.prior import TrainingConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "train").glob("*.yaml"))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from nldiff.training_loop import LoopConfig
+from nldiff.training.loop import LoopConfig
 
 ROOT = Path(__file__).parents[1]
 

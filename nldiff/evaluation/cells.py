@@ -14,19 +14,19 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from nldiff import audio as audio_io
-from nldiff.audio import atomic_path
-from nldiff.cases import Case, Task, make_case
-from nldiff.diffusion import karras_schedule
+from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.evaluation.clips import Clip, read_clip
 from nldiff.evaluation.config import EvaluationConfig
 from nldiff.evaluation.methods import METHODS, Audio, Run, at_level, no_curve
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score
 from nldiff.evaluation.tables import cell_name, clean_name, embedding_path
+from nldiff.figures.run_folder import CLEAN, OBSERVED, slug
 from nldiff.metrics.frechet import Embedding
-from nldiff.restore import Restoration
-from nldiff.run_folder import CLEAN, OBSERVED, slug
+from nldiff.operators.cases import Case, Task, make_case
+from nldiff.priors.edm import karras_schedule
+from nldiff.restoration.restore import Restoration
+from nldiff.writing import atomic_path
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Runner:
         _write_columns(self.folder / "curves" / group.name / "truth.csv", {"x": ramp, "y": truth})
         self._embed(case.clean, case.sample_rate, clean_name(group.clip.name))
         if self.config.save_audio:
-            gain = case.sigma / audio_io.rms(case.observed) if case.amplified else 1.0
+            gain = case.sigma / sound.rms(case.observed) if case.amplified else 1.0
             for name, signal in ((CLEAN, case.clean), (OBSERVED, case.observed * gain)):
                 _write_audio(self.folder / "audio" / group.name / f"{name}.flac", signal, case.sample_rate)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nldiff import audio as audio_io
+from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.evaluation.methods import Audio
 
@@ -41,10 +41,10 @@ def find_clips(folder: str | Path, files: int, pieces: int, seconds: float) -> l
     """
     root = Path(folder)
     clips = []
-    for path in audio_io.find_audio([root])[: files or None]:
+    for path in sound.find_audio([root])[: files or None]:
         name = path.relative_to(root).with_suffix("").as_posix() if root.is_dir() else path.stem
         name = name.encode(errors="backslashreplace").decode()  # it goes into tables, which are UTF-8
-        info = audio_io.probe(path)
+        info = sound.probe(path)
         whole = max(1, int(info.frames / info.sample_rate / seconds))
         count = min(pieces or whole, whole)
         clips += [Clip(f"{name}.{i + 1}" if pieces != 1 else name, path, i * seconds) for i in range(count)]
@@ -63,10 +63,10 @@ def read_clip(clip: Clip, seconds: float, sample_rate: int, level: float) -> Aud
     Raises:
         NldiffError: the file cannot be read, or the clip is silent.
     """
-    rate = audio_io.probe(clip.path).sample_rate
-    audio, _ = audio_io.read(clip.path, round(clip.start * rate), round(seconds * rate))
-    mono = audio_io.resample(audio.mean(axis=0, keepdims=True), rate, sample_rate)[0]
-    rms = audio_io.rms(mono)
+    rate = sound.probe(clip.path).sample_rate
+    audio, _ = sound.read(clip.path, round(clip.start * rate), round(seconds * rate))
+    mono = sound.resample(audio.mean(axis=0, keepdims=True), rate, sample_rate)[0]
+    rms = sound.rms(mono)
     if rms < _SILENCE:
         raise NldiffError(f"{clip.path} is silent from {clip.start:g} s for {seconds:g} s")
     return mono * np.float32(level / rms) if level else mono

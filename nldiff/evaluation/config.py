@@ -7,14 +7,14 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from nldiff import audio as audio_io
+from nldiff import sound
 from nldiff.baselines.aspade import PRESETS
 from nldiff.baselines.networks import NETWORKS
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.evaluation.methods import METHODS
 from nldiff.evaluation.scoring import check_metrics
-from nldiff.settings import RestoreConfig
+from nldiff.restoration.settings import RestoreConfig
 
 
 @dataclass
@@ -87,7 +87,7 @@ def check_experiment(config: EvaluationConfig) -> None:
     for key in ("distortions", "methods", "seeds"):
         if not getattr(config, key):
             raise NldiffError(f"{key}: at least one expected")
-    least = {"seconds": audio_io.MIN_SECONDS, "rate": 1, "files": 0, "pieces": 0, "level": 0, "patience_minutes": 0}
+    least = {"seconds": sound.MIN_SECONDS, "rate": 1, "files": 0, "pieces": 0, "level": 0, "patience_minutes": 0}
     for key, value in [(key, getattr(config, key)) for key in least] + [("seeds", seed) for seed in config.seeds]:
         if not least.get(key, 0) <= value < math.inf:
             raise NldiffError(f"{key}={value}: a number of at least {least.get(key, 0):g} expected")

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 import yaml
 
-from nldiff import audio as audio_io
-from nldiff.audio import atomic_path
-from nldiff.cases import parse_task
+from nldiff import sound
+from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.evaluation.cells import Group, Runner
 from nldiff.evaluation.clips import find_clips
@@ -25,9 +24,10 @@ from nldiff.evaluation.config import EvaluationConfig, check_experiment
 from nldiff.evaluation.methods import METHODS, Audio, Run, has_cells
 from nldiff.evaluation.scoring import make_embeddings
 from nldiff.evaluation.tables import require_parquet, write_tables
-from nldiff.priors import load_prior
-from nldiff.restore import versions
-from nldiff.settings import choose_device
+from nldiff.operators.cases import parse_task
+from nldiff.priors.saved import load_prior
+from nldiff.restoration.restore import versions
+from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2
 # These say which cells there are, not what is in them: they may change from run to run in one folder.
@@ -131,7 +131,7 @@ def _prepared(config: EvaluationConfig) -> Callable[[int, Audio], Run]:
 
     def make_run(seed: int, clean: Audio) -> Run:
         restore = dataclasses.replace(config.restore, seed=seed, device=device)
-        return Run(restore, audio_io.rms(clean), prior, config.aspade, config.weights, clean)
+        return Run(restore, sound.rms(clean), prior, config.aspade, config.weights, clean)
 
     for method in config.methods:
         METHODS[method](make_run(config.seeds[0], np.zeros(0, np.float32)))

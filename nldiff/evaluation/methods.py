@@ -9,18 +9,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from nldiff import audio as audio_io
+from nldiff import sound
+from nldiff.baselines.external import EXTERNAL
 from nldiff.baselines.networks import NETWORKS
 from nldiff.errors import NldiffError
-from nldiff.external import EXTERNAL
-from nldiff.methods import CLIPPERS, RESTORERS, Job, process_blocks, shipped_weights
-from nldiff.nonlinearities import Distortion
-from nldiff.priors import Prior
-from nldiff.recording import Recording
-from nldiff.restore import Restoration, restore, versions
-from nldiff.sampling import SamplerSettings
-from nldiff.settings import RestoreConfig, check_config, sampler_settings
-from nldiff.waveshapers import WAVESHAPERS
+from nldiff.operators.distortions import Distortion
+from nldiff.operators.waveshapers import WAVESHAPERS
+from nldiff.priors.saved import Prior
+from nldiff.restoration.methods import CLIPPERS, RESTORERS, Job, process_blocks, shipped_weights
+from nldiff.restoration.restore import Restoration, restore, versions
+from nldiff.restoration.settings import RestoreConfig, check_config, sampler_settings
+from nldiff.sampling.posterior import SamplerSettings
+from nldiff.sound.recording import Recording
 
 Audio: TypeAlias = NDArray[np.float32]
 Method: TypeAlias = Callable[[Audio, int, Distortion], Restoration]
@@ -60,7 +60,7 @@ def observed(y: Audio, sample_rate: int, distortion: Distortion) -> Restoration:
 
 
 def signal_method(name: str) -> Callable[[Run], Method]:
-    """A method of `nldiff.methods.RESTORERS`; what it returns has its own scale, or the run's level if it has none.
+    """A method of `RESTORERS`; what it returns has its own scale, or the run's level if it has none.
 
     A network gets the weights that were trained for the distortion of the cell, A-SPADE is told the clipping levels.
     """
@@ -147,7 +147,7 @@ def scaled(result: Restoration, gain: float) -> Restoration:
 
 def at_level(result: Restoration, level: float) -> Restoration:
     """The same restoration at another RMS."""
-    return scaled(result, level / max(audio_io.rms(result.audio), _SILENT))
+    return scaled(result, level / max(sound.rms(result.audio), _SILENT))
 
 
 def _sampling(run: Run, config: RestoreConfig, told: bool) -> Method:

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nldiff.cases import Case
 from nldiff.errors import NldiffError
 from nldiff.metrics import METRICS, compute, delta_sdr, delta_sdr_clipped, frechet_distance, lsd, rr_mse
 from nldiff.metrics.embeddings import EnCodec, VGGish, log_mel_embedding
 from nldiff.metrics.frechet import Embedding
 from nldiff.metrics.rr_mse import Curve, input_gain
 from nldiff.metrics.sdr import FloatArray
-from nldiff.restore import Restoration
+from nldiff.operators.cases import Case
+from nldiff.restoration.restore import Restoration
 
 CURVE_POINTS = 1000
 """Points of eq. 16 of the 2025 paper."""

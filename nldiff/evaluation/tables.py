@@ -9,12 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nldiff.audio import atomic_path
 from nldiff.errors import NldiffError
 from nldiff.evaluation.scoring import EMBEDDINGS, distance
+from nldiff.figures.run_folder import metric_label, slug
 from nldiff.metrics.packages import import_package
-from nldiff.run_folder import metric_label, slug
-from nldiff.statistics import Interval, Statistic, bootstrap, compare
+from nldiff.metrics.statistics import Interval, Statistic, bootstrap, compare
+from nldiff.writing import atomic_path
 
 Row: TypeAlias = Mapping[str, Any]
 _TEXT = ("task", "distortion", "level_name", "method", "clip", "status", "error")

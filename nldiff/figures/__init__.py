@@ -8,11 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
-from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
-from nldiff.figures.style import Look, looks_of
-from nldiff.plotting import save_figure
-from nldiff.run_folder import (
+from nldiff.figures.plots import save_figure
+from nldiff.figures.run_folder import (
     Cell,
     estimators,
     example_signals,
@@ -24,6 +21,9 @@ from nldiff.run_folder import (
     tables_of,
     truth_of,
 )
+from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
+from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
+from nldiff.figures.style import Look, looks_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nldiff.figures.run_folder import OBSERVED, Cell, metric_label, metrics_of
 from nldiff.figures.style import Look, add_legend, make_panels
-from nldiff.run_folder import OBSERVED, Cell, metric_label, metrics_of
-from nldiff.statistics import bootstrap
+from nldiff.metrics.statistics import bootstrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

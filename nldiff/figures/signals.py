@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nldiff import plotting
+from nldiff.figures import plots as plotting
 from nldiff.figures.style import Look, add_legend, make_panels
 from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.sdr import FloatArray, Signal

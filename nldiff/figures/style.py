@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nldiff import plotting
-from nldiff.run_folder import OBSERVED, estimators
+from nldiff.figures import plots as plotting
+from nldiff.figures.run_folder import OBSERVED, estimators
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nldiff.audio import resample
 from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import FloatArray
+from nldiff.sound import resample
 
 
 def import_package(module: str, extra: str) -> Any:
@@ -35,7 +35,7 @@ def for_each(function: Callable[..., Any], *signals: FloatArray) -> FloatArray:
 
 
 def at_rate(signal: FloatArray, sample_rate: int, wanted: int) -> FloatArray:
-    """Resample `[..., time]` from `sample_rate` to `wanted` Hz where they differ (see `nldiff.audio.resample`)."""
+    """Resample `[..., time]` from `sample_rate` to `wanted` Hz where they differ (see `nldiff.sound.resample`)."""
     if sample_rate == wanted:
         return signal
     rows = resample(signal.reshape(-1, signal.shape[-1]).astype(np.float32), sample_rate, wanted)

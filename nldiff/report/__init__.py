@@ -11,14 +11,11 @@ from urllib.parse import quote
 import numpy as np
 import soundfile as sf
 
-import nldiff
-from nldiff import audio as audio_io
+from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.figures import Look, looks_of, plot_curve_grid, plot_spectrogram_row
-from nldiff.metrics.loudness import loudness, normalise_loudness
-from nldiff.metrics.packages import import_package
-from nldiff.plotting import save_figure
-from nldiff.run_folder import (
+from nldiff.figures.plots import save_figure
+from nldiff.figures.run_folder import (
     CLEAN,
     OBSERVED,
     Cell,
@@ -32,6 +29,9 @@ from nldiff.run_folder import (
     tables_of,
     truth_of,
 )
+from nldiff.metrics.loudness import loudness, normalise_loudness
+from nldiff.metrics.packages import import_package
+from nldiff.version import __version__
 
 __all__ = ["build_report"]
 
@@ -128,7 +128,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
             page.mkdir()
             tasks = [_task(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
             text = environment.get_template("page.html").render(
-                title=run_dir.resolve().name, tasks=tasks, lufs=_number(lufs, 0), version=nldiff.__version__
+                title=run_dir.resolve().name, tasks=tasks, lufs=_number(lufs, 0), version=__version__
             )
             (page / "index.html").write_text(text, encoding="utf-8")
             for name in ("page.css", "page.js"):
@@ -229,7 +229,7 @@ def _copies(
         source = run_dir / folder / f"{slug(track)}.flac"
         if not source.exists():
             continue
-        samples, rate = audio_io.read(source)
+        samples, rate = sound.read(source)
         levelled = normalise_loudness(samples, rate, lufs)
         target = folder / source.name
         (page / folder).mkdir(parents=True, exist_ok=True)

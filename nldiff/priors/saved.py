@@ -1,0 +1,80 @@
+"""Saved priors: one safetensors file holds weights, network configuration, sample rate, level and settings."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nldiff.devices import fast_dtype
+from nldiff.networks import make_network
+from nldiff.priors.edm import EDMDenoiser
+from nldiff.weight_files import FileKind
+
+SHIPPED = ("guitar", "speech")
+_FILES = FileKind(
+    "prior", "priors/weights", SHIPPED, frozenset({"network", "sample_rate", "sigma_data", "sigma_min"}), make_network
+)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A denoiser with what is needed to use it.
+
+    Attributes:
+        name: "guitar", "speech", or the stem of the file it came from.
+        denoiser: preconditioned network, in inference mode.
+        sample_rate: rate of the audio it was trained on, Hz.
+        sigma_data: RMS level it was trained at.
+        sigma_min: lowest noise level that it was trained on; below it the network's output means nothing.
+        config: the whole metadata: network arguments, training summary, sampler defaults, version.
+    """
+
+    name: str
+    denoiser: EDMDenoiser
+    sample_rate: int
+    sigma_data: float
+    sigma_min: float
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """Sampler settings that suit this prior; they override the library's defaults."""
+        return self.config.get("sampler", {})
+
+
+def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic.
+
+    `config` holds at least `network` (name and arguments), `sample_rate`, `sigma_data` and `sigma_min`.
+    """
+    _FILES.save(path, network, config)
+
+
+def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Prior:
+    """Load a shipped prior by name or any prior file by path; nothing is downloaded, nothing is unpickled.
+
+    Args:
+        name_or_path: "guitar", "speech", or a path to a `.safetensors` file written by the training.
+        device: where the network runs.
+        dtype: compute type of the network; by default `fast_dtype(device)`.
+
+    Raises:
+        NldiffError: unknown name, missing, corrupted or foreign file.
+    """
+    name, network, config = _FILES.load(name_or_path)
+    device = torch.device(device)
+    network.to(device).eval()
+    network.freeze(dtype or fast_dtype(device))
+    denoiser = EDMDenoiser(network, config["sigma_data"])
+    return Prior(name, denoiser, config["sample_rate"], config["sigma_data"], config["sigma_min"], config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Metadata of a prior file.
+
+    Raises:
+        NldiffError: the file is not a prior of this library.
+    """
+    return _FILES.read_config(path)

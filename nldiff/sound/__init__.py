@@ -1,0 +1,42 @@
+"""Sound: audio files, recordings that are read piecewise, chunks, sampling rates, levels.
+
+Audio is a float32 numpy array `[channels, time]`, nominal range -1 to 1 (float files may exceed it). May import
+`errors` and `writing`; knows nothing of operators, priors and methods.
+"""
+
+from nldiff.sound.files import (
+    AUDIO_SUFFIXES,
+    MIN_SECONDS,
+    SILENCE_PEAK,
+    AudioInfo,
+    ObservationStats,
+    check_observation,
+    check_samples,
+    find_audio,
+    probe,
+    read,
+    sound_path,
+    write_wav,
+)
+from nldiff.sound.levels import match_level, rms
+from nldiff.sound.rates import above_band, from_rate, resample
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "MIN_SECONDS",
+    "SILENCE_PEAK",
+    "AudioInfo",
+    "ObservationStats",
+    "above_band",
+    "check_observation",
+    "check_samples",
+    "find_audio",
+    "from_rate",
+    "match_level",
+    "probe",
+    "read",
+    "resample",
+    "rms",
+    "sound_path",
+    "write_wav",
+]

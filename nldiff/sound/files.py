@@ -1,0 +1,252 @@
+"""Audio files: find, check, read and write.
+
+Audio is a float32 numpy array `[channels, time]`, nominal range -1 to 1 (float files may exceed it).
+Every problem with a file is an `NldiffError` of one line that begins with the file's path.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from nldiff.errors import NldiffError
+from nldiff.writing import atomic_path
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"}
+)
+MIN_SECONDS = 0.1
+SILENCE_PEAK = 1e-6  # -120 dBFS
+_BLOCK_FRAMES = 1 << 18
+
+# libsndfile silently shortens a WAV, AIFF, AU, W64 or RF64 file that is cut off and only notes the two
+# sizes in its log. Writers to a pipe, which cannot know the size, leave a placeholder of about 2 or 4 GiB.
+_SIZE_NOTE = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
+_SIZE_PLACEHOLDER = 0x7FFFF000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says: rate in Hz, number of channels, number of frames (samples per channel)."""
+
+    path: Path
+    sample_rate: int
+    channels: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class ObservationStats:
+    """Levels of a whole file, over all samples of all channels; amplitudes are linear (1 = full scale)."""
+
+    rms: float
+    peak: float
+    minimum: float
+    maximum: float
+    frames: int
+    sample_rate: int
+    channels: int
+
+
+def find_audio(paths: Iterable[str | Path]) -> list[Path]:
+    """Expand folders into the audio files below them.
+
+    Args:
+        paths: files, kept as given, and folders, replaced by their audio files (recursive, by suffix, sorted;
+            names that begin with a dot are left out).
+
+    Returns:
+        The files in the order given, each once.
+
+    Raises:
+        NldiffError: a path does not exist or a folder holds no audio file.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            if not path.exists():
+                raise NldiffError(f"{path} does not exist")
+            files.append(path)
+            continue
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in AUDIO_SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            and file.is_file()
+        )
+        if not found:
+            raise NldiffError(f"{path} is a folder without audio files")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read a file's header and make sure that its last sample can be read.
+
+    A cut-off file is noticed where its format tells the length in advance (not so in Ogg).
+
+    Raises:
+        NldiffError: the file is missing, a folder, empty, unreadable, not audio, truncated or has no samples.
+    """
+    with _open(path) as file:
+        if file.frames == 0:
+            raise NldiffError(f"{path} contains no samples")
+        try:
+            file.seek(file.frames - 1)
+            last = file.read(1)
+        except sf.SoundFileError as error:
+            raise _truncated(path) from error
+        if len(last) == 0:
+            raise _truncated(path)
+        return AudioInfo(Path(path), file.samplerate, file.channels, file.frames)
+
+
+def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[NDArray[np.float32], int]:
+    """Read a file or a part of it.
+
+    Args:
+        path: the file.
+        start: first frame, 0 to the number of frames.
+        frames: number of frames; -1 reads to the end, a number beyond the end stops there.
+
+    Returns:
+        Audio float32 `[channels, time]` and the sample rate in Hz.
+
+    Raises:
+        NldiffError: as `probe`; also for NaN, infinite or missing samples in the part read, or a start
+            outside the file.
+    """
+    with _open(path) as file:
+        if not 0 <= start <= file.frames:
+            raise NldiffError(f"{path} has {file.frames} frames: cannot read from frame {start}")
+        remaining = file.frames - start
+        count = remaining if frames < 0 else min(frames, remaining)
+        try:
+            file.seek(start)
+        except sf.SoundFileError as error:
+            raise _truncated(path) from error
+        return _read_frames(file, path, count), file.samplerate
+
+
+def check_observation(path: str | Path) -> ObservationStats:
+    """Stream over a whole file and make sure that there is something to restore in it.
+
+    Memory use does not grow with the file. Sums are taken in float64, so that any float32 level is fine.
+
+    Raises:
+        NldiffError: as `read`; also for a file that is silent (peak below -120 dBFS), constant, shorter than
+            0.1 s or of more than two channels.
+    """
+    with _open(path) as file:
+        blocks = (
+            _read_frames(file, path, min(_BLOCK_FRAMES, file.frames - start))
+            for start in range(0, file.frames, _BLOCK_FRAMES)
+        )
+        return _stats(str(path), file.channels, file.samplerate, file.frames, blocks)
+
+
+def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> ObservationStats:
+    """`check_observation` for samples `[channels, time]` in memory, called `name` in messages.
+
+    Raises:
+        NldiffError: as `check_observation`.
+    """
+    if not np.isfinite(samples).all():
+        raise NldiffError(f"{name} contains NaN or infinite samples")
+    return _stats(name, samples.shape[0], sample_rate, samples.shape[1], [samples])
+
+
+def _stats(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> ObservationStats:
+    """Statistics of a recording that comes in blocks `[channels, n]`; refuses what cannot be restored."""
+    if channels > 2:
+        raise NldiffError(f"{name} has {channels} channels: mono or stereo expected")
+    if frames < MIN_SECONDS * rate:
+        raise NldiffError(f"{name} is too short: {frames} samples at {rate} Hz, at least {MIN_SECONDS} s expected")
+    energy = 0.0
+    low = np.full(channels, np.inf)
+    high = np.full(channels, -np.inf)
+    for block in blocks:
+        block = block.astype(np.float64)
+        energy += float(np.sum(block**2))
+        low = np.minimum(low, block.min(axis=1))
+        high = np.maximum(high, block.max(axis=1))
+    minimum, maximum = float(low.min()), float(high.max())
+    peak = max(-minimum, maximum)
+    if peak < SILENCE_PEAK:
+        raise NldiffError(f"{name} is silent: nothing to restore")
+    if np.array_equal(low, high):
+        values = " and ".join(dict.fromkeys(f"{value:g}" for value in low))
+        raise NldiffError(f"{name} is constant: every sample has the value {values}: nothing to restore")
+    return ObservationStats(
+        float(np.sqrt(energy / (channels * frames))), peak, minimum, maximum, frames, rate, channels
+    )
+
+
+def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
+    """Write a float32 WAV file atomically; amplitudes are kept as they are, beyond full scale too.
+
+    Args:
+        path: the file; missing folders are created.
+        audio: `[channels, time]`.
+        sample_rate: in Hz.
+
+    Raises:
+        NldiffError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        sf.write(temporary, audio.T, sample_rate, format="WAV", subtype="FLOAT")
+
+
+def sound_path(path: Path) -> bytes | Path:
+    """A path for soundfile, which by itself cannot encode names that are no UTF-8; elsewhere than on Unix all are."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[sf.SoundFile]:
+    """Open for reading with one clear error for everything that a header can tell."""
+    path = Path(path)
+    if path.is_dir():
+        raise NldiffError(f"{path} is a folder: an audio file is needed")
+    try:
+        with path.open("rb") as raw:
+            empty = not raw.read(1)
+    except FileNotFoundError as error:
+        raise NldiffError(f"{path} does not exist") from error
+    except OSError as error:
+        raise NldiffError(f"{path} cannot be read: {error.strerror}") from error
+    if empty:
+        raise NldiffError(f"{path} is empty (0 bytes)")
+    try:
+        file = sf.SoundFile(sound_path(path))
+    except (sf.SoundFileError, TypeError) as error:  # TypeError: headerless files, by the suffix .raw
+        raise NldiffError(f"{path} is not a readable audio file, or its header is damaged") from error
+    with file:
+        for promised, present in _SIZE_NOTE.findall(file.extra_info):
+            if int(present) < int(promised) < _SIZE_PLACEHOLDER:
+                raise _truncated(path)
+        yield file
+
+
+def _read_frames(file: sf.SoundFile, path: str | Path, count: int) -> NDArray[np.float32]:
+    """Read exactly `count` finite frames from the present position as `[channels, count]`."""
+    try:
+        block = file.read(count, dtype="float32", always_2d=True)
+    except sf.SoundFileError as error:
+        raise _truncated(path) from error
+    if len(block) < count:
+        raise _truncated(path)
+    if not np.isfinite(block).all():
+        raise NldiffError(f"{path} contains NaN or infinite samples")
+    return np.ascontiguousarray(block.T)
+
+
+def _truncated(path: str | Path) -> NldiffError:
+    return NldiffError(f"{path} is truncated or damaged: not all of the samples that it promises can be read")

@@ -1,0 +1,61 @@
+"""A recording that is read piecewise, and how it is cut into overlapping chunks and joined again."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nldiff import sound
+
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A distorted recording that can be read piecewise.
+
+    Attributes:
+        name: what messages call it.
+        sample_rate: Hz.
+        channels, frames: size.
+        read: (start, frames) -> float32 [channels, frames].
+    """
+
+    name: str
+    sample_rate: int
+    channels: int
+    frames: int
+    read: Callable[[int, int], np.ndarray]
+
+    @classmethod
+    def from_array(cls, samples: np.ndarray, sample_rate: int, name: str = "audio") -> "Recording":
+        """Wrap `samples` [channels, time].
+
+        Raises:
+            NldiffError: nothing in it could be restored, see `audio.check_samples`.
+        """
+        sound.check_samples(samples, sample_rate, name)
+        channels, frames = samples.shape
+        return cls(name, sample_rate, channels, frames, lambda start, frames: samples[:, start : start + frames])
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Recording":
+        """Wrap an audio file.
+
+        Raises:
+            NldiffError: the file cannot be read or nothing in it could be restored.
+        """
+        stats = sound.check_observation(path)
+        return cls(
+            path.name,
+            stats.sample_rate,
+            stats.channels,
+            stats.frames,
+            read=lambda start, frames: sound.read(path, start, frames)[0],
+        )
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """(start, frames) of consecutive pieces that fit in memory and cover everything."""
+        for start in range(0, self.frames, _BLOCK):
+            yield start, min(_BLOCK, self.frames - start)

@@ -1,0 +1,237 @@
+"""Supervised training of the comparison networks: clean crops, distorted on the fly, and the network's SDR.
+
+The set-up of Imort et al. (2022), section 5.2, and of the baseline of Švento et al. (2025), section 3.2.1.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from nldiff.baselines.networks import make_network
+from nldiff.baselines.saved import apply_network, save_baseline
+from nldiff.errors import NldiffError
+from nldiff.metrics.sdr import sdr, si_sdr
+from nldiff.operators.cases import Task, make_case, parse_task
+from nldiff.training.data import Augmentation, Crops
+from nldiff.training.loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
+from nldiff.version import __version__
+
+# An energy, against the logarithm of zero; that of a crop at level 0.06 is 0.0036 a sample.
+_TINY = 1e-8
+_WEIGHTS_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass
+class SupervisedConfig(LoopConfig):
+    """Everything that defines the training of a comparison network; the fields of `configs/baselines/*.yaml`.
+
+    The defaults that differ from those of `LoopConfig` are eight crops of 2 s at 16 kHz a step, Adam without decay of
+    the weights, and no moving average.
+
+    Attributes:
+        level: RMS of the clean audio, before the random level of the augmentation.
+        distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
+            `[low, high]` from which it is drawn uniformly. Names and parameters are those of an experiment's
+            distortions (`nldiff.operators.cases.parse_task`), `sdr` and `mix` among them.
+        val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
+        patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
+        stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
+        input_level: level by which the network's input is divided, see `apply_network`; null: the RMS of every item.
+        weights_dtype: type of the numbers in the file: "bfloat16" or "float32".
+    """
+
+    sample_rate: int = 16000
+    augmentation: Augmentation = field(default_factory=lambda: Augmentation(3.0, 2.5, 2.0, True))
+    samples_per_step: int = 8 * 32000
+    segment_lengths: list[int] = field(default_factory=lambda: [32000])
+    steps: int = 10_000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_steps: int = 5000
+    weight_decay: float = 0.0
+    gradient_clip: float = 5.0
+    ema_decay: float = 0.0
+    val_every: int = 250
+    val_length: int = 32000
+    checkpoint_every: int = 250
+    workers: int = 1
+    level: float = 0.06
+    distortions: list[dict[str, Any]] = field(default_factory=list)
+    val_distortions: list[str] = field(default_factory=list)
+    patience: int = 0
+    stop_patience: int = 0
+    input_level: float | None = None
+    weights_dtype: str = "bfloat16"
+
+
+def draw_task(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Task:
+    """Draw one of `SupervisedConfig.distortions` and its parameters."""
+    entry = dict(distortions[int(random.integers(len(distortions)))])
+    name = entry.pop("name")
+    # Sorted: the order in which a file lists the parameters must not matter.
+    return Task(name, name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
+
+
+class Pairs(Dataset[Tensor]):
+    """Clean crops and what the distortions make of them, `[2, length]` (clean, distorted) by (step, item, length).
+
+    Which distortion an item gets, and how strong, depends on seed, step and item alone, as its crop does.
+
+    Raises:
+        NldiffError: when indexed, as `Crops`; the input SDR drawn cannot be reached with the crop.
+    """
+
+    def __init__(self, crops: Crops, distortions: Sequence[Mapping[str, Any]]) -> None:
+        self.crops, self.distortions = crops, distortions
+
+    def __getitem__(self, key: Key) -> Tensor:
+        """Pair number `item` of `step`, [2, length] float32."""
+        step, item, _ = key
+        task = draw_task(self.distortions, np.random.default_rng([self.crops.seed, step, item, 3]))
+        return distorted_pair(self.crops[key], self.crops.sample_rate, task)
+
+
+def distorted_pair(x: Tensor, sample_rate: int, task: Task) -> Tensor:
+    """`x` [time] and its distortion as [2, time]."""
+    return torch.stack([x, torch.from_numpy(make_case(x.numpy(), sample_rate, task).observed)])
+
+
+def negative_sdr(x: Tensor, estimate: Tensor) -> Tensor:
+    """Loss of eq. 5 of Imort et al. (2022), `-10 log10(‖x‖² / ‖x - estimate‖²)` in dB; [batch, time] -> [batch]."""
+    error = (x - estimate).square().sum(dim=-1)
+    return 10 * torch.log10((error + _TINY) / (x.square().sum(dim=-1) + _TINY))
+
+
+def plateau_rate(losses: Sequence[float], patience: int, stop_patience: int) -> float:
+    """Factor of the learning rate after validations with these losses; 0 where the training ends.
+
+    It is divided by 10 after every `patience` losses in a row that are no new minimum, and becomes 0 after
+    `stop_patience` of them; 0 switches either off.
+    """
+    best, factor, since_best, since_change = float("inf"), 1.0, 0, 0
+    for loss in losses:
+        since_best, since_change = since_best + 1, since_change + 1
+        if loss < best:
+            best, since_best, since_change = loss, 0, 0
+        if stop_patience and since_best >= stop_patience:
+            return 0.0
+        if patience and since_change == patience:
+            factor, since_change = factor / 10, 0
+    return factor
+
+
+def train_supervised(
+    config: SupervisedConfig, resume: bool = False, on_step: Callable[[StepReport], None] | None = None
+) -> Path:
+    """Train a comparison network and return the path of its file, `run_dir/baseline.safetensors`.
+
+    It holds the network of the lowest validation loss. Everything else, the arguments too, is as in
+    `nldiff.training.loop.run`.
+
+    Raises:
+        NldiffError: as `run`; unknown network or distortions.
+    """
+    return run(config, lambda device: _job(config, device), resume, on_step)
+
+
+def _job(config: SupervisedConfig, device: torch.device) -> Job:
+    tasks = _checked_tasks(config)
+    crops = Crops(
+        config.train_data, config.sample_rate, config.level, config.augmentation, config.seed, config.train_weights
+    )
+    validation = validation_pairs(config, tasks)
+    path = Path(config.run_dir) / "baseline.safetensors"
+    dtype, weights_dtype = compute_dtype(config, device), _WEIGHTS_DTYPES[config.weights_dtype]
+
+    def losses(network: nn.Module, pairs: Tensor, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        x, y = pairs.unbind(dim=1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            estimate = apply_network(network, y, config.input_level)
+        losses = negative_sdr(x, estimate.float())
+        return losses, losses
+
+    return Job(
+        make_network=lambda: make_network(**config.network),
+        data=Pairs(crops, config.distortions),
+        losses=losses,
+        columns=["loss", "si_sdr", *config.val_distortions],
+        validate=lambda network: validate(network, validation, device, config.input_level),
+        save=lambda network, step: save_baseline(path, network, baseline_config(config, step), weights_dtype),
+        result=path,
+        rate=lambda history: plateau_rate([row[0] for row in history], config.patience, config.stop_patience),
+        keep_best=True,
+    )
+
+
+def validation_pairs(config: SupervisedConfig, tasks: Sequence[Task]) -> list[Tensor]:
+    """The fixed crops of the validation, distorted by each of `tasks`: tensors [val_items, 2, val_length]."""
+    crops = Crops(config.val_data, config.sample_rate, config.level, Augmentation(), config.seed)
+    clean = [crops[0, item, config.val_length] for item in range(config.val_items)]
+    return [torch.stack([distorted_pair(x, config.sample_rate, task) for x in clean]) for task in tasks]
+
+
+@torch.no_grad()
+def validate(
+    network: nn.Module, validation: Sequence[Tensor], device: torch.device, input_level: float | None = None
+) -> list[float]:
+    """Mean loss and SI-SDR over all of `validation_pairs`, then the mean SDR of each distortion; all in dB."""
+    by_task, scale_invariant = [], []
+    for pairs in validation:
+        # In float32 and one by one, as the network will be used.
+        estimates = torch.cat([apply_network(network, y[None].to(device), input_level).cpu() for y in pairs[:, 1]])
+        by_task.append(float(sdr(pairs[:, 0], estimates).mean()))
+        scale_invariant.append(float(si_sdr(pairs[:, 0], estimates).mean()))
+    return [-float(np.mean(by_task)), float(np.mean(scale_invariant)), *by_task]
+
+
+def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
+    """Metadata of the network that `config` gives after `step` steps."""
+    return {
+        "network": config.network,
+        "sample_rate": config.sample_rate,
+        "level": config.level,
+        "input_level": config.input_level,
+        "task": sorted({entry["name"] for entry in config.distortions}),
+        "training": {
+            "description": config.description,
+            "steps": step,
+            "samples_per_step": config.samples_per_step,
+            "distortions": config.distortions,
+            "augmentation": asdict(config.augmentation),
+            "seed": config.seed,
+        },
+        "versions": {"nldiff": __version__, "torch": torch.__version__},
+    }
+
+
+def _ends(value: Any) -> tuple[float, float]:
+    """Both ends of a parameter's range; twice the same for a number."""
+    low, high = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    return float(low), float(high)
+
+
+def _checked_tasks(config: SupervisedConfig) -> list[Task]:
+    """The distortions of the validation, after checking those of the training and the network's file as well."""
+    if config.weights_dtype not in _WEIGHTS_DTYPES:
+        raise NldiffError(f"weights_dtype '{config.weights_dtype}': {' or '.join(_WEIGHTS_DTYPES)} expected")
+    if config.input_level is not None and config.input_level <= 0:
+        raise NldiffError(f"input_level={config.input_level:g}: a positive level or null expected")
+    if not config.distortions or not config.val_distortions:
+        raise NldiffError("distortions and val_distortions: at least one of each expected")
+    for entry in config.distortions:
+        try:
+            ends = {key: _ends(value) for key, value in entry.items() if key != "name"}
+        except (TypeError, ValueError):
+            raise NldiffError(f"distortions: {entry}: a number or [low, high] expected for each parameter") from None
+        if any(low > high for low, high in ends.values()):
+            raise NldiffError(f"distortions: {entry}: low is above high")
+        for end in (0, 1):
+            assignments = ",".join(f"{key}={value[end]}" for key, value in ends.items())
+            parse_task(f"{entry.get('name')}:{assignments}" if assignments else str(entry.get("name")))
+    return [parse_task(text) for text in config.val_distortions]

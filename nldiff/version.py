@@ -1,0 +1,3 @@
+"""Version of nldiff."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,40 @@
+"""Files that are written completely or not at all."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from soundfile import SoundFileError
+
+from nldiff.errors import NldiffError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Write a file completely or not at all.
+
+    Yields a temporary path (hidden, same folder, same suffix) to write to. Leaving the block renames it to
+    `path`, replacing an earlier file; an exception deletes it and leaves the earlier file as it was. Missing
+    folders are created and stay.
+
+    Raises:
+        NldiffError: the folder cannot be created or written, `path` is a folder, or an operating system's or
+            sound file error came out of the block (which should only write).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise NldiffError(f"{path} is a folder: a file name is needed")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise NldiffError(f"{path} cannot be written in folder {path.parent}: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.replace(path)
+    except (OSError, SoundFileError) as error:  # a full disk, most likely
+        raise NldiffError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
