@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from nldiff.sampling.posterior.likelihood import CompressedSTFTCost
+from nldiff.sampling.likelihood import CompressedSTFTCost
 from torch import Tensor
 
 from nldiff.config import load_config

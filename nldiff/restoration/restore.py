@@ -2,8 +2,7 @@
 
 Chunks and channels of a recording share one curve: it is estimated by sampling on the loudest chunks jointly, then held
 fixed while the chunks are restored one after the other, so memory does not grow with the length. Increasing curves
-leave little to sample: there the chunks are restored by `nldiff.restoration.refine`, and the curve is
-estimated on an excerpt. The steps are in `nldiff.restoration.task`, `nldiff.restoration.estimate` and `nldiff.restoration.chunks`.
+leave little to sample: there the chunks are refined, and the curve is estimated on an excerpt.
 """
 
 import dataclasses
