@@ -14,7 +14,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from nldiff.sampling.likelihood import CompressedSTFTCost
 from torch import Tensor
 
 from nldiff.config import load_config
@@ -26,6 +25,7 @@ from nldiff.operators.waveshapers import WAVESHAPERS, make_waveshaper
 from nldiff.priors.edm import EDMDenoiser, karras_schedule
 from nldiff.priors.saved import Prior, load_prior
 from nldiff.restoration.settings import RestoreConfig, sampler_settings
+from nldiff.sampling.likelihood import CompressedSTFTCost
 from nldiff.sampling.posterior import Step, generators, sample
 from nldiff.training.prior import TrainingConfig
 
