@@ -31,7 +31,10 @@ def require(
     Raises:
         NldiffError: one is not a finite number in this range.
     """
-    bounds = [f"of at least {least:g}" if math.isfinite(least) else "", f"above {above:g}" if math.isfinite(above) else ""]
+    bounds = [
+        f"of at least {least:g}" if math.isfinite(least) else "",
+        f"above {above:g}" if math.isfinite(above) else "",
+    ]
     wanted = " and ".join(filter(None, [*bounds, f"below {below:g}" if math.isfinite(below) else ""]))
     for name in names:
         value = getattr(settings, name)

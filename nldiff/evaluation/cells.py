@@ -28,8 +28,8 @@ from nldiff.priors import Prior
 from nldiff.restoration.job import Job
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.pipeline import restore_job
-from nldiff.sound.recording import Recording
 from nldiff.restoration.result import Restoration
+from nldiff.sound.recording import Recording
 from nldiff.writing import atomic_path
 
 _SILENT = 1e-12
@@ -135,7 +135,7 @@ class Runner:
         return {"status": "ok", "error": "; ".join(lines), "seconds": seconds, **finite, "problems": lines}
 
     def _restored(self, case: Case, method: Method, seed: int) -> Restoration:
-        """The result of a method, `audio` [time], at its own scale or, if it has none, at the level of the clean signal."""
+        """The result, `audio` [time], at the method's own scale or, without one, at the level of the clean signal."""
         job = Job(
             recording=Recording.from_array(case.observed[None], case.sample_rate),
             config=replace(self.config.restore, seed=seed),

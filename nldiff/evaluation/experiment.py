@@ -21,10 +21,10 @@ from nldiff.evaluation.config import EvaluationConfig, check_experiment
 from nldiff.evaluation.scoring import make_embeddings
 from nldiff.evaluation.tables import require_parquet, write_tables
 from nldiff.operators import parse_operator
-from nldiff.priors.saved import load_prior
+from nldiff.priors import Prior, load_prior
 from nldiff.restoration.methods import METHODS, find_method
-from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.restoration.result import versions
+from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2

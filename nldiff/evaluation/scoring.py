@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError

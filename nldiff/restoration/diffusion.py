@@ -17,7 +17,7 @@ from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.result import Fit, Sampling
 from nldiff.restoration.settings import check_config
-from nldiff.restoration.strategies import PosteriorSampling, Strategy, refinements, split_channels
+from nldiff.restoration.strategies import Strategy, allowed_strategies, split_channels
 from nldiff.restoration.workspace import Workspace, make_workspace
 from nldiff.sampling import Posterior, sample
 from nldiff.sound.chunks import joined
@@ -36,7 +36,9 @@ def diffusion(
 
     def run(job: Job, emit: Emit, on_step: OnStep) -> Fit:
         config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
-        return _restore(dataclasses.replace(job, config=config, known=job.known if told else None), sample, emit, on_step)
+        return _restore(
+            dataclasses.replace(job, config=config, known=job.known if told else None), sample, emit, on_step
+        )
 
     return run
 
@@ -47,7 +49,7 @@ def _restore(job: Job, sample: Callable[..., Posterior], emit: Emit, on_step: On
     choice = choose_prior(job.recording, job.priors)
     work = make_workspace(job.recording, choice.prior, job.config, job.known, sample)
     # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
-    first = [*refinements(work.settings.refinement.name), PosteriorSampling][0]
+    first = allowed_strategies(work.settings.refinement.name)[0]
     progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, [])))
     estimate = estimate_operator(work, progress)
     strategy, posterior = estimate.strategy, estimate.posterior

@@ -7,7 +7,8 @@ import torch
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.operators import CatmullRom, Operator, Rescaled
+from nldiff.operators import Operator, Rescaled
+from nldiff.operators.waveshapers import CatmullRom
 from nldiff.sound.recording import Recording
 
 _BINS = 4096

@@ -9,9 +9,9 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from nldiff.errors import require
 from nldiff.operators import Operator, TabulatedCurve
 from nldiff.restoration.feasible import Intervals
-from nldiff.errors import require
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class CurveSettings:
         rare_share: share of the samples below which extreme values do not determine the curve.
         unexplained_power: largest error of a sampled curve, as a fraction of the observation's power; a curve with a
             larger one says nothing of the clean samples.
-        monotone_excess: a curve counts as increasing if forcing it to be multiplies its squared error by less than this.
+        monotone_excess: a curve counts as increasing if forcing it to be multiplies its squared error by less than
+            this.
         largest_rms: largest clean sample, in multiples of the RMS.
         knee_headroom: end of the plain curve with a round knee, in multiples of the extreme observed values.
         iterations_divisor: refinements that only serve the curve take this fraction of the signal's iterations.

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from nldiff.baselines.networks import NETWORKS
 from nldiff.baselines.choice import shipped_weights
+from nldiff.baselines.networks import NETWORKS
 from nldiff.baselines.saved import SHIPPED
 from nldiff.errors import NldiffError
 from nldiff.operators import WAVESHAPERS
@@ -79,9 +79,7 @@ def _spade(variant: signal.Variant) -> Method:
 
 def blind(waveshaper: str | None = None) -> Method:
     """Blind restoration, with a family of curves or that of the settings."""
-    return Method(
-        diffusion(False, waveshaper), uses_prior=True, random=True, fixes_scale=False, finds_operator=True
-    )
+    return Method(diffusion(False, waveshaper), uses_prior=True, random=True, fixes_scale=False, finds_operator=True)
 
 
 METHODS: dict[str, Method] = {

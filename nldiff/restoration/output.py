@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,7 +79,9 @@ def restore_file(
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
-    chosen = method if isinstance(method, Method) else find_method(method or ("informed" if known else "blind"), weights)
+    chosen = (
+        method if isinstance(method, Method) else find_method(method or ("informed" if known else "blind"), weights)
+    )
     recording, truth, clean = _distorted(source, distort)
     priors = [prior] if isinstance(prior, Prior) else list(prior)
     job = Job(recording, config, priors, weights, known, clean)

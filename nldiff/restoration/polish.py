@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nldiff.errors import require
 from nldiff.priors.edm import Denoiser
 from nldiff.restoration.feasible import FeasibleSet
 from nldiff.sampling.noise import draw_noise
-from nldiff.errors import require
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Progress:
     """Counts steps: `on_step`, where there is one, is called with (steps done, steps in all)."""
 
-    on_step: Callable[[int, int], None] | None
+    on_step: Callable[[int, int], object] | None
     planned: int
     done: int = 0
 

@@ -19,6 +19,7 @@ from nldiff.restoration.sparse import RefinementSettings
 from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerSettings
 from nldiff.sampling.start import STARTS
 
+
 @dataclass
 class RestoreConfig:
     """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.

@@ -14,9 +14,9 @@ import torch
 from nldiff import sound
 from nldiff.baselines import external
 from nldiff.baselines.aspade import PRESETS, Variant, aspade
+from nldiff.baselines.choice import choose_weights
 from nldiff.baselines.clipping import clipping_levels
 from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
-from nldiff.baselines.choice import choose_weights
 from nldiff.baselines.saved import Baseline, load_baseline
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError

@@ -90,8 +90,10 @@ class SparseRefinement(Strategy):
             x = work.refined(work.first_guess(y), known, y, brief=True)
             return cls(operator, tightened(work, known, x, y, refit=False))
         curve = nearest_increasing(operator, x, y, settings)
-        if curve is None or not operator.trainable():
-            return curve and cls(operator, curve)
+        if curve is None:
+            return None
+        if not operator.trainable():
+            return cls(operator, curve)
         x, curve = refitted(work, curve, x, y)
         curve = tightened(work, curve, x, y, refit=True)
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
@@ -149,24 +151,24 @@ class PosteriorSampling(Strategy):
         return work.joint if posterior and work.whole else []
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement}
-"""Refinements by name, the first that is for an operator comes first; posterior sampling is for what is left."""
+STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
+"""By name of the setting `refinement.name`; the first that is for an operator is taken, the last one is for all."""
 
 
-def refinements(name: str) -> list[type[Strategy]]:
-    """The refinements that the setting `refinement.name` allows.
+def allowed_strategies(name: str) -> list[type[Strategy]]:
+    """The strategies that the setting `refinement.name` allows: all for "auto", else the named one and the last.
 
     Raises:
         NldiffError: unknown name.
     """
-    if name not in ("auto", "none", *STRATEGIES):
-        raise NldiffError(f"refinement.name={name}: auto, none or one of {', '.join(STRATEGIES)} expected")
-    return [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key)]
+    if name not in ("auto", *STRATEGIES):
+        raise NldiffError(f"refinement.name={name}: auto or one of {', '.join(STRATEGIES)} expected")
+    return [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key) or strategy is PosteriorSampling]
 
 
 def choose_strategy(work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
     """The first allowed strategy that is for the operator; the arguments are those of `Strategy.of`."""
-    for candidate in (*refinements(work.settings.refinement.name), PosteriorSampling):
+    for candidate in allowed_strategies(work.settings.refinement.name):
         if strategy := candidate.of(work, operator, y, x):
             return strategy
     return None

@@ -21,7 +21,7 @@ from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparsest_consistent, spread
-from nldiff.sampling import Posterior, Step, generators, sample
+from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import first_guess
 from nldiff.sound.chunks import chunk_starts
 from nldiff.sound.recording import Recording
@@ -110,7 +110,7 @@ class Workspace:
             s,
             self.sources(chunks),
             fit=self.settings.operator_fit,
-            cost=self.settings.cost,
+            cost=CompressedSTFTCost(self.settings.cost),
             start=self.first_guess(y),
             level=level,
             batch_size=self.batch_size,

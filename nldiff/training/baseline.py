@@ -37,7 +37,8 @@ class SupervisedConfig(LoopConfig):
     Attributes:
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
-            `[low, high]` from which it is drawn uniformly. Names and parameters are those of `nldiff.operators.parse_operator`,
+            `[low, high]` from which it is drawn uniformly. Names and parameters are those of
+            `nldiff.operators.parse_operator`,
             `sdr` and `mix` among them.
         val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
