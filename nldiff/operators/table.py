@@ -43,9 +43,8 @@ class TabulatedCurve(Operator):
         y = torch.from_numpy(np.asarray(np.interp(values, self.inputs, self.outputs))).to(x.dtype).to(x.device)
         if not x.requires_grad:
             return y
-        steps = self.inputs.diff()
-        slopes = torch.where(steps > 0, self.outputs.diff() / steps, 0.0)
-        slopes = torch.cat([slopes.new_zeros(1), slopes, slopes.new_zeros(1)])
+        # the search never ends between two equal inputs, where the slope is not finite
+        slopes = torch.nn.functional.pad(self.outputs.diff() / self.inputs.diff(), (1, 1))
         slope = slopes[torch.searchsorted(self.inputs, torch.from_numpy(values))]
         return y + slope.to(x.dtype).to(x.device) * (x - x.detach())  # adds an exact zero with the slope
 

@@ -15,28 +15,28 @@ from nldiff.operators.waveshapers import MLP, WAVESHAPERS, CatmullRom, SumTanh, 
 names = pytest.mark.parametrize("name", sorted(WAVESHAPERS))
 
 
-def generators(*seeds: int) -> list[torch.Generator]:
+def sources(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def make(name: str, batch: int, dtype: torch.dtype, **options: Any) -> Waveshaper:
+def make(name: str, parameter_sets: int, dtype: torch.dtype, **options: Any) -> Waveshaper:
     """Construct in `dtype`: converting afterwards would keep a spline's grid rounded to float32."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return make_waveshaper(name, batch, **options)
+        return make_waveshaper(name, parameter_sets, **options)
     finally:
         torch.set_default_dtype(before)
 
 
-def perturbed(name: str, batch: int, dtype: torch.dtype = torch.float64, **options: Any) -> Waveshaper:
+def perturbed(name: str, parameter_sets: int, dtype: torch.dtype = torch.float64, **options: Any) -> Waveshaper:
     """A waveshaper of the family whose parameter sets all differ and whose curves are no special case."""
-    shaper = make(name, batch, dtype, **options)
-    shaper.reset(torch.zeros(batch, 1, dtype=dtype), generators(*range(batch)))
-    (generator,) = generators(100)
+    shaper = make(name, parameter_sets, dtype, **options)
+    shaper.reset(torch.zeros(parameter_sets, 1, dtype=dtype), sources(*range(parameter_sets)))
+    (source,) = sources(100)
     with torch.no_grad():
         for parameter in shaper.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=source))
     return shaper
 
 
@@ -64,7 +64,7 @@ def slow_spline(values: list[float], grid: list[float], x: float) -> float:
 @names
 def test_gradients_match_finite_differences(name: str) -> None:
     small: dict[str, Any] = {"hidden": (5, 4)} if name == "mlp" else {}
-    shaper = perturbed(name, batch=2, **small)
+    shaper = perturbed(name, parameter_sets=2, **small)
     keys, values = zip(*shaper.named_parameters(), strict=True)
     x = audio(4, 7).requires_grad_()
     assert x.min() < -1 and x.max() > 1
@@ -81,10 +81,10 @@ def test_gradients_match_finite_differences(name: str) -> None:
 def test_item_alone_equals_item_in_batch(name: str) -> None:
     x = audio(3, 1000, torch.float32)
     together = make_waveshaper(name, 3)
-    together.reset(x, generators(5, 6, 7))
+    together.reset(x, sources(5, 6, 7))
     for i, seed in enumerate((5, 6, 7)):
         alone = make_waveshaper(name, 1)
-        alone.reset(x[i : i + 1], generators(seed))
+        alone.reset(x[i : i + 1], sources(seed))
         for a, b in zip(alone.parameters(), together.parameters(), strict=True):
             assert torch.equal(a[0], b[i])
         torch.testing.assert_close(alone(x[i : i + 1])[0], together(x)[i], rtol=1e-6, atol=1e-6)
@@ -92,7 +92,7 @@ def test_item_alone_equals_item_in_batch(name: str) -> None:
 
 @names
 def test_items_that_share_parameters_equal_one_long_item(name: str) -> None:
-    shaper = perturbed(name, batch=2)
+    shaper = perturbed(name, parameter_sets=2)
     x = audio(6, 50)
     long = shaper(x.reshape(2, 150))
     torch.testing.assert_close(shaper(x), long.reshape(6, 50), rtol=0, atol=1e-12)
@@ -100,7 +100,7 @@ def test_items_that_share_parameters_equal_one_long_item(name: str) -> None:
 
 @names
 def test_parameter_sets_are_independent(name: str) -> None:
-    shaper = perturbed(name, batch=2)
+    shaper = perturbed(name, parameter_sets=2)
     shaper(audio(4, 50))[:2].sum().backward()
     for parameter in shaper.parameters():
         assert parameter.grad is not None
@@ -110,7 +110,7 @@ def test_parameter_sets_are_independent(name: str) -> None:
 
 @names
 def test_prepared_evaluation_equals_forward(name: str) -> None:
-    shaper, x = perturbed(name, batch=2), audio(4, 200)
+    shaper, x = perturbed(name, parameter_sets=2), audio(4, 200)
     evaluate = shaper.prepare(x)
     weights = audio(4, 200, seed=3)
     # That of the MLP is interpolated between 2048 points, and differs where the curve bends between two of them.
@@ -130,7 +130,7 @@ def test_prepared_evaluation_equals_forward(name: str) -> None:
 
 
 def test_the_prepared_mlp_is_exact_where_the_curve_is_straight_and_for_constant_input() -> None:
-    shaper = perturbed("mlp", batch=1)
+    shaper = perturbed("mlp", parameter_sets=1)
     assert isinstance(shaper, MLP)
     with torch.no_grad():
         for bias in shaper.biases:
@@ -142,14 +142,14 @@ def test_the_prepared_mlp_is_exact_where_the_curve_is_straight_and_for_constant_
 @names
 def test_prepared_evaluation_sends_no_gradient_to_its_input(name: str) -> None:
     x = audio(2, 20).requires_grad_()
-    perturbed(name, batch=2).prepare(x)().sum().backward()
+    perturbed(name, parameter_sets=2).prepare(x)().sum().backward()
     assert x.grad is None
 
 
 @names
-def test_curve_samples_every_parameter_set(name: str) -> None:
-    shaper, grid = perturbed(name, batch=3), torch.linspace(-1.2, 1.2, 31, dtype=torch.float64)
-    curve = shaper.curve(grid)
+def test_portrait_samples_every_parameter_set(name: str) -> None:
+    shaper, grid = perturbed(name, parameter_sets=3), torch.linspace(-1.2, 1.2, 31, dtype=torch.float64)
+    curve = shaper.portrait(grid).curve
     assert not curve.requires_grad
     torch.testing.assert_close(curve, shaper(grid.repeat(3, 1)), rtol=0, atol=0)
     assert (curve[0] - curve[1]).abs().max() > 1e-3
@@ -157,7 +157,7 @@ def test_curve_samples_every_parameter_set(name: str) -> None:
 
 @names
 def test_state_round_trip_and_copy(name: str) -> None:
-    shaper, x = perturbed(name, batch=2, dtype=torch.float32), audio(2, 50, torch.float32)
+    shaper, x = perturbed(name, parameter_sets=2, dtype=torch.float32), audio(2, 50, torch.float32)
     other = make_waveshaper(name, 2)
     assert other(x).isnan().all()  # a forgotten initialisation shows
     other.load_state_dict(shaper.state_dict())
@@ -173,7 +173,7 @@ def test_state_round_trip_and_copy(name: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(x=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=20))
 def test_elementwise_and_finite_for_any_input(name: str, x: list[float]) -> None:
-    shaper = perturbed(name, batch=1)
+    shaper = perturbed(name, parameter_sets=1)
     samples = torch.tensor([x], dtype=torch.float64)
     y = shaper(samples)
     assert y.isfinite().all()
@@ -201,7 +201,7 @@ def test_adam_fits_a_known_curve(
 ) -> None:
     x = torch.linspace(-0.25, 0.25, 501)[None]
     shaper = make_waveshaper(name, 1)
-    shaper.reset(x, generators(0))
+    shaper.reset(x, sources(0))
 
     def rms_error() -> Tensor:
         return (evaluate() - target(x)).square().mean().sqrt()
@@ -228,21 +228,21 @@ def test_sumtanh_by_hand() -> None:
 @pytest.mark.parametrize("gain", [1.0, 10.0])
 def test_sumtanh_starts_with_unit_slope(gain: float) -> None:
     shaper = make_waveshaper("sumtanh", 1, input_gain=gain)
-    shaper.reset(torch.zeros(1, 1), generators(0))
+    shaper.reset(torch.zeros(1, 1), sources(0))
     assert shaper(torch.tensor([[1e-3]])).item() == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_sumtanh_start_is_near_the_identity() -> None:
     shaper = make_waveshaper("sumtanh", 1)
-    shaper.reset(torch.zeros(1, 1), generators(0))
+    shaper.reset(torch.zeros(1, 1), sources(0))
     x = torch.linspace(-0.3, 0.3, 101)
-    assert (shaper.curve(x)[0] - x).abs().max() < 0.009
+    assert (shaper.portrait(x).curve[0] - x).abs().max() < 0.009
 
 
 def test_mlp_equals_a_plain_network() -> None:
     shaper = make_waveshaper("mlp", 2)
     assert isinstance(shaper, MLP)
-    shaper.reset(torch.zeros(2, 1), generators(0, 1))
+    shaper.reset(torch.zeros(2, 1), sources(0, 1))
     with torch.no_grad():
         for bias in shaper.biases:
             bias.normal_(std=0.1)
@@ -258,7 +258,7 @@ def test_mlp_equals_a_plain_network() -> None:
 def test_mlp_starts_kaiming_normal() -> None:
     shaper = make_waveshaper("mlp", 100)
     assert isinstance(shaper, MLP)
-    shaper.reset(torch.zeros(100, 1), generators(*range(100)))
+    shaper.reset(torch.zeros(100, 1), sources(*range(100)))
     assert [tuple(weight.shape[1:]) for weight in shaper.weights] == [(20, 1), (20, 20), (20, 20), (1, 20)]
     for weight, inputs in zip(shaper.weights, (1, 20, 20, 20), strict=True):
         assert weight.std().item() == pytest.approx(math.sqrt(2 / inputs), rel=0.05)
@@ -280,25 +280,25 @@ def test_spline_grid_by_hand() -> None:
 
 def test_spline_starts_as_the_identity() -> None:
     shaper = CatmullRom(1)
-    shaper.reset(torch.zeros(1, 1), generators(0))
+    shaper.reset(torch.zeros(1, 1), sources(0))
     knots = shaper.grid[1:-1]
-    torch.testing.assert_close(shaper.curve(knots)[0], knots, rtol=0, atol=1e-6)
+    torch.testing.assert_close(shaper.portrait(knots).curve[0], knots, rtol=0, atol=1e-6)
     # the basis ignores the spacing of the grid, so between the knots the curve is only near the identity
     x = torch.linspace(-1, 1, 2001)
-    assert 1e-4 < (shaper.curve(x)[0] - x).abs().max() < 0.01
+    assert 1e-4 < (shaper.portrait(x).curve[0] - x).abs().max() < 0.01
 
 
 def test_spline_passes_through_its_values() -> None:
-    shaper = perturbed("ccr", batch=2)
+    shaper = perturbed("ccr", parameter_sets=2)
     assert isinstance(shaper, CatmullRom)
     knots = shaper.grid[1:-1]
-    torch.testing.assert_close(shaper.curve(knots), shaper.values.detach()[:, 1:-1], rtol=0, atol=1e-9)
+    torch.testing.assert_close(shaper.portrait(knots).curve, shaper.values.detach()[:, 1:-1], rtol=0, atol=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
 @given(x=st.floats(-0.999999, 0.999999))
 def test_spline_equals_the_loop_over_segments(x: float) -> None:
-    shaper = perturbed("ccr", batch=1)
+    shaper = perturbed("ccr", parameter_sets=1)
     assert isinstance(shaper, CatmullRom)
     expected = slow_spline(shaper.values[0].tolist(), shaper.grid.tolist(), x)
     assert shaper(torch.tensor([[x]], dtype=torch.float64)).item() == pytest.approx(expected, abs=1e-9)
@@ -306,7 +306,7 @@ def test_spline_equals_the_loop_over_segments(x: float) -> None:
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 def test_spline_continues_straight_beyond_its_ends(side: float) -> None:
-    shaper = perturbed("ccr", batch=1)
+    shaper = perturbed("ccr", parameter_sets=1)
     x = side * torch.tensor([[1.0, 1.5, 2.0, 1e6]], dtype=torch.float64)
     y = shaper(x)[0]
     step = 1e-6
@@ -319,13 +319,13 @@ def test_spline_continues_straight_beyond_its_ends(side: float) -> None:
 
 
 def test_spline_parameter_gradients_stay_finite_far_outside() -> None:
-    shaper = perturbed("ccr", batch=1, dtype=torch.float32)
+    shaper = perturbed("ccr", parameter_sets=1, dtype=torch.float32)
     shaper(torch.tensor([[1e6, -1e6]])).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in shaper.parameters())
 
 
 def test_spline_passes_nan_through() -> None:
-    shaper = perturbed("ccr", batch=1)
+    shaper = perturbed("ccr", parameter_sets=1)
     clean, broken = audio(1, 4), audio(1, 4)
     broken[0, 2] = math.nan
     y = shaper(broken)
@@ -352,12 +352,12 @@ def test_wrong_options_are_named(name: str, options: dict[str, Any], message: st
 
 @names
 def test_wrong_shapes_are_named(name: str) -> None:
-    with pytest.raises(NldiffError, match="batch=0"):
+    with pytest.raises(NldiffError, match="parameter_sets=0"):
         make_waveshaper(name, 0)
-    shaper = perturbed(name, batch=2)
+    shaper = perturbed(name, parameter_sets=2)
     for wrong in (audio(3, 5), audio(2, 5)[0], audio(0, 5)):
         for call in (shaper, shaper.prepare):
             with pytest.raises(NldiffError, match="multiple of 2"):
                 call(wrong)
     with pytest.raises(NldiffError, match="1 random generators for 2"):
-        shaper.reset(audio(2, 5), generators(0))
+        shaper.reset(audio(2, 5), sources(0))
