@@ -19,7 +19,7 @@ from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import sdr, si_sdr
 from nldiff.operators.cases import Task, make_case, parse_task
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
+from nldiff.training.loop import Key, LoopConfig, StepReport, Training, compute_dtype, run
 from nldiff.version import __version__
 
 # An energy, against the logarithm of zero; that of a crop at level 0.06 is 0.0036 a sample.
@@ -137,10 +137,10 @@ def train_supervised(
     Raises:
         NldiffError: as `run`; unknown network or distortions.
     """
-    return run(config, lambda device: _job(config, device), resume, on_step)
+    return run(config, lambda device: _training(config, device), resume, on_step)
 
 
-def _job(config: SupervisedConfig, device: torch.device) -> Job:
+def _training(config: SupervisedConfig, device: torch.device) -> Training:
     tasks = _checked_tasks(config)
     crops = Crops(
         config.train_data, config.sample_rate, config.level, config.augmentation, config.seed, config.train_weights
@@ -156,7 +156,7 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
         losses = negative_sdr(x, estimate.float())
         return losses, losses
 
-    return Job(
+    return Training(
         make_network=lambda: make_network(**config.network),
         data=Pairs(crops, config.distortions),
         losses=losses,

@@ -17,7 +17,7 @@ from nldiff.networks.layers import ScoreNetwork
 from nldiff.priors.edm import NOISE_LEVELS, EDMDenoiser, denoising_loss
 from nldiff.priors.saved import save_prior
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import Job, LoopConfig, StepReport, compute_dtype, run
+from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, run
 from nldiff.version import __version__
 
 
@@ -57,10 +57,10 @@ def train(config: TrainingConfig, resume: bool = False, on_step: Callable[[StepR
     Raises:
         NldiffError: as `run`; unknown network or noise levels.
     """
-    return run(config, lambda device: _job(config, device), resume, on_step)
+    return run(config, lambda device: _training(config, device), resume, on_step)
 
 
-def _job(config: TrainingConfig, device: torch.device) -> Job:
+def _training(config: TrainingConfig, device: torch.device) -> Training:
     _check(config)
     crops = Crops(
         config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed, config.train_weights
@@ -81,7 +81,7 @@ def _job(config: TrainingConfig, device: torch.device) -> Job:
         # Rescaling keeps the direction of a spike's gradient, clamping would drop it.
         return losses, losses * (config.loss_cap / losses.detach()).clamp(max=1.0)
 
-    return Job(
+    return Training(
         make_network=network,
         data=crops,
         losses=losses,
