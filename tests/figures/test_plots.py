@@ -170,7 +170,7 @@ def test_saved_pictures(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
-    figure = plotting.plot_trace([2.0, 1.0])
+    figure = plots.plot_curves({'a': [0.0, 1.0]}, [0.0, 1.0])
     with pytest.raises(NldiffError, match=r"curve\.bmp cannot be written: pictures are \.png or \.svg$"):
         plotting.save_figure(figure, tmp_path / "curve.bmp")
     (tmp_path / "file").touch()
@@ -181,7 +181,7 @@ def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
 def test_pyplot_is_never_loaded() -> None:
     """No global state, and no matplotlib at all before the first figure."""
     code = (
-        "import sys; from nldiff import plotting; assert 'matplotlib' not in sys.modules; "
-        "plotting.plot_trace([2.0, 1.0]); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys; from nldiff.figures import plots; assert 'matplotlib' not in sys.modules; "
+        "plots.plot_curves({'a': [0.0, 1.0]}, [0.0, 1.0]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
