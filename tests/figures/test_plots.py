@@ -170,7 +170,7 @@ def test_saved_pictures(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
-    figure = plots.plot_curves({'a': [0.0, 1.0]}, [0.0, 1.0])
+    figure = plotting.plot_trace([2.0, 1.0])
     with pytest.raises(NldiffError, match=r"curve\.bmp cannot be written: pictures are \.png or \.svg$"):
         plotting.save_figure(figure, tmp_path / "curve.bmp")
     (tmp_path / "file").touch()
