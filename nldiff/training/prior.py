@@ -15,6 +15,7 @@ from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.layers import ScoreNetwork
 from nldiff.priors.edm import NOISE_LEVELS, EDMDenoiser, denoising_loss
+from nldiff.priors.old_settings import translate_settings
 from nldiff.priors.saved import save_prior
 from nldiff.training.data import Augmentation, Crops
 from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, run
@@ -26,18 +27,27 @@ class TrainingConfig(LoopConfig):
     """Everything that defines the training of a prior; the fields of `configs/train/*.yaml`.
 
     Attributes:
-        sigma_data: RMS level of the data.
+        sigma_data: RMS level of the clean audio, the prior's level.
         noise_levels: distribution of the training noise levels: name and arguments.
         loss_cap: upper bound of one item's weighted loss, against spikes at the lowest noise levels.
         val_sigmas: noise levels of the validation.
-        sampler: sampler settings to store in the prior.
+        settings: settings of a restoration that suit this prior, stored in its file: group (sampler, cost,
+            operator_fit, refinement, polish) to field to value.
+        sampler: the same in one flat group, as in earlier files; becomes part of `settings`.
     """
 
     sigma_data: float = 0.06
     noise_levels: dict[str, Any] = field(default_factory=lambda: {"name": "karras"})
     loss_cap: float = math.inf
     val_sigmas: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Move the flat settings of earlier files into the groups; what `settings` says itself takes precedence."""
+        for group, values in translate_settings(self.sampler).items() if self.sampler else ():
+            self.settings[group] = {**values, **self.settings.get(group, {})}
+        self.sampler = {}
 
 
 def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +110,7 @@ def prior_config(config: TrainingConfig, step: int) -> dict[str, Any]:
         "sample_rate": config.sample_rate,
         "sigma_data": config.sigma_data,
         "sigma_min": config.noise_levels.get("sigma_min", signature(levels).parameters["sigma_min"].default),
-        "sampler": config.sampler,
+        "settings": config.settings,
         "training": {
             "description": config.description,
             "steps": step,

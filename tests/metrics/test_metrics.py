@@ -165,7 +165,7 @@ def test_a_new_metric_is_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch, t
     cells = read_cells(tmp_path)
     (axes,) = plot_boxes(cells, looks_of(["m"])).axes
     assert axes.get_ylabel() == label
-    text = summary([row | {"peak_error": 1.25}], ["peak_error"], [], "observed")  # type: ignore[dict-item]
+    text = summary([row | {"peak_error": 1.25}], ["peak_error"], [], "observed")
     assert f"| distortion | method | clips | failed | {label} |" in text and "| 1.25 |" in text
 
 

@@ -73,10 +73,10 @@ def test_a_short_run_learns(config: TrainingConfig) -> None:
 
 
 def test_the_prior_holds_what_its_use_needs(config: TrainingConfig) -> None:
-    config = replace(config, steps=2, sampler={"steps": 30, "zeta": 0.5}, description="plucked strings")
-    prior = load_prior(train(config))
+    settings: dict[str, dict[str, Any]] = {"sampler": {"steps": 30, "zeta": 0.5}, "cost": {"n_fft": 512}}
+    prior = load_prior(train(replace(config, steps=2, settings=settings, description="plucked strings")))
     assert (prior.sample_rate, prior.sigma_data, prior.sigma_min) == (8000, 0.06, 0.001)
-    assert prior.sampler == {"steps": 30, "zeta": 0.5}
+    assert prior.config["settings"] == settings
     assert prior.config["training"]["description"] == "plucked strings"
     assert prior.config["training"]["steps"] == 2
 
