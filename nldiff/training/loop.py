@@ -36,23 +36,24 @@ class LoopConfig:
     Attributes:
         run_dir: folder of the checkpoint, the logs and the trained network.
         train_data, val_data: folders of clean audio.
-        train_weights: file name patterns and how many times as often such files are drawn for training.
+        train_weights: file name pattern to a factor on how often such files are drawn for training.
         sample_rate: rate of the network in Hz; files of other rates are resampled.
         network: name and constructor arguments of the network.
         augmentation: random changes of the crops.
         samples_per_step: audio samples in one optimiser step, over all processes.
-        segment_lengths: crop lengths in samples, one drawn per step; repeat an entry to draw it more often.
+        segment_lengths: crop lengths in samples, one of which is drawn for every step; repeat an entry to draw it more
+            often.
         steps: optimiser steps in all.
-        learning_rate, warmup_steps, decay_steps: linear warm-up, constant, linear decay to zero over the last
+        learning_rate, warmup_steps, decay_steps: linear warm-up, constant rate, linear decay to zero over the last
             `decay_steps`.
-        weight_decay, betas, gradient_clip: AdamW and the largest gradient norm.
+        weight_decay, betas, gradient_clip: parameters of AdamW, and the largest gradient norm.
         ema_decay, ema_ramp: moving average of the weights, d = min(ema_decay, n / (n + ema_ramp)) after n steps;
-            an `ema_decay` of 0 takes the weights as they are.
+            `ema_decay=0` averages nothing.
         precision: "auto" (bfloat16 where it is faster), "bfloat16" or "float32".
-        val_every, val_items, val_length: steps between validations, number and length of the fixed crops for them.
+        val_every, val_items, val_length: steps between validations, number and length of their fixed crops.
         checkpoint_every: steps between checkpoints.
         workers: processes that prepare crops; 0 prepares them in the training process.
-        seed: seed of weights, crops and everything else that is random.
+        seed: seed of everything random.
         description: training data and licence, one line, stored with the network.
         wandb: log to Weights & Biases as well.
     """
@@ -88,7 +89,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the `on_step` callback of a training gets."""
+    """Argument of the `on_step` callback, after each step."""
 
     step: int
     steps: int
@@ -133,7 +134,7 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 def segment_length(config: LoopConfig, step: int) -> int:
     """Crop length of `step`, the same in every process."""
-    # Four words, like all seeds but those of the crops: shorter ones are filled up with zeros and would repeat them.
+    # Four words, unlike the seeds of the crops: shorter seeds are padded with zeros, which would repeat those.
     return int(np.random.default_rng([config.seed, step, 0, 2]).choice(config.segment_lengths))
 
 
@@ -143,7 +144,7 @@ def compute_dtype(config: LoopConfig, device: torch.device) -> torch.dtype:
 
 
 class _Batches(Sampler[list[Key]]):
-    """Keys of the crops of one process, step by step: items rank, rank + world, … of each step."""
+    """Keys of the items of one process, step by step: items rank, rank + world, … of each step."""
 
     def __init__(self, config: LoopConfig, first_step: int, process: Process) -> None:
         self.config, self.first_step, self.process = config, first_step, process

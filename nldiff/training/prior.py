@@ -51,7 +51,7 @@ class TrainingConfig(LoopConfig):
 
 
 def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tuple[Tensor, Tensor]:
-    """Noise level (scalar) and unit-variance noise [length] of one item; a function of seed, step and item alone."""
+    """Noise level (scalar) and unit-variance noise [length] of one item; they depend on seed, step and item alone."""
     seed = int(np.random.default_rng([config.seed, step, item, 1]).integers(2**63))
     generator = torch.Generator().manual_seed(seed)
     arguments = dict(config.noise_levels)
@@ -62,7 +62,7 @@ def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tup
 def train(config: TrainingConfig, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> Path:
     """Train a prior and return the path of its file, `run_dir/prior.safetensors` (moving-average weights).
 
-    Everything else, the arguments too, is as in `nldiff.training.loop.run`.
+    See `nldiff.training.loop.run` for the arguments and the other files.
 
     Raises:
         NldiffError: as `run`; unknown network or noise levels.
@@ -88,7 +88,7 @@ def _training(config: TrainingConfig, device: torch.device) -> Training:
         sigma = torch.stack([s for s, _ in noise_items]).to(device)
         noise = torch.stack([n for _, n in noise_items]).to(device)
         losses = denoising_loss(EDMDenoiser(network, config.sigma_data), x0, sigma, noise)
-        # Rescaling keeps the direction of a spike's gradient, clamping would drop it.
+        # Rescaling keeps the direction of a spike's gradient; clamping would zero it.
         return losses, losses * (config.loss_cap / losses.detach()).clamp(max=1.0)
 
     return Training(
