@@ -118,11 +118,9 @@ def prints(root: Path) -> list[str]:
     return [
         f"{module}, line {node.lineno}"
         for module, path in modules_of(root).items()
+        if module.partition(".")[0] != "cli"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
-        and module != "cli"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
 
 

@@ -32,7 +32,7 @@ class TrainingConfig(LoopConfig):
         loss_cap: upper bound of one item's weighted loss, against spikes at the lowest noise levels.
         val_sigmas: noise levels of the validation.
         settings: settings of a restoration that suit this prior, stored in its file: group (sampler, cost,
-            operator_fit, refinement, polish) to field to value.
+            operator_fit, refinement, curve, polish) to field to value.
         sampler: the same in one flat group, as in earlier files; becomes part of `settings`.
     """
 
