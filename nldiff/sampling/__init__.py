@@ -1,4 +1,11 @@
-"""Sampling: likelihood, operator fit and samplers, from a denoiser and an operator to samples of the posterior.
+"""Sampling: from a denoiser, an operator and an observation to samples of the posterior.
 
-May import `priors.edm`, `operators` and `transforms`; knows nothing of files, recordings and methods.
+Holds the likelihood, the fit of the operator, the samplers, what they start from, and their settings. May import
+`priors.edm`, `operators`, `transforms` and `sound.histogram`; knows nothing of files, recordings and networks.
 """
+
+from nldiff.sampling.likelihood import CompressedSTFTCost
+from nldiff.sampling.noise import draw_noise, generators
+from nldiff.sampling.posterior import Posterior, Step, sample
+
+__all__ = ["CompressedSTFTCost", "Posterior", "Step", "draw_noise", "generators", "sample"]
