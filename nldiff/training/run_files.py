@@ -13,6 +13,8 @@ from torch import nn
 from nldiff.errors import NldiffError
 from nldiff.writing import atomic_path
 
+_PARTS = ("network", "average", "optimiser")
+
 
 @dataclass
 class State:
@@ -41,17 +43,8 @@ class State:
             NldiffError: the file cannot be written.
         """
         with atomic_path(path) as temporary:
-            torch.save(
-                {
-                    "network": self.network.state_dict(),
-                    "average": self.average.state_dict(),
-                    "optimiser": self.optimiser.state_dict(),
-                    "step": self.step,
-                    "history": self.history,
-                    "seconds": self.seconds,
-                },
-                temporary,
-            )
+            parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+            torch.save(parts | {"step": self.step, "history": self.history, "seconds": self.seconds}, temporary)
 
     def load(self, path: Path) -> None:
         """Take over the state of a checkpoint.
@@ -63,9 +56,8 @@ class State:
             raise NldiffError(f"nothing to resume: {path} does not exist")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            for name in _PARTS:
+                getattr(self, name).load_state_dict(state[name])
             self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
             reason = str(error).partition("\n")[0] or "it ends too early"
