@@ -1,4 +1,5 @@
-"""Sampling: likelihood, operator fit and samplers, from a denoiser and an operator to samples of the posterior.
+"""Sampling: from a denoiser, an operator and an observation to samples of the posterior.
 
-May import `priors.edm`, `operators` and `transforms`; knows nothing of files, recordings and methods.
+Holds the likelihood, the fit of the operator, the samplers, what they start from, and their settings. May import
+`priors.edm`, `operators`, `transforms` and `sound.histogram`; knows nothing of files, recordings and networks.
 """
