@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nldiff.operators.operator import Operator
+from nldiff.operators import Operator
 from nldiff.sampling.denoising import PartwiseDenoiser
 from nldiff.sampling.samplers import Guided
 from nldiff.sampling.settings import SamplerSettings

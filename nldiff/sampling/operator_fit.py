@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nldiff.operators.operator import Operator
+from nldiff.operators import Operator
 from nldiff.sampling.likelihood import Cost
 from nldiff.sampling.settings import OperatorFitSettings
 
