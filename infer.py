@@ -1,6 +1,8 @@
 """Restore distorted recordings: ``python infer.py INPUT [INPUT ...] --output DIR``."""
 
-from nldiff.cli import infer_main
+import sys
+
+from nldiff.cli import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(infer_main())
+    raise SystemExit(run_command("restore", sys.argv[1:], "infer.py"))

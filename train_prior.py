@@ -1,6 +1,8 @@
 """Train a prior: ``python train_prior.py --config configs/train/guitar_small.yaml [key=value ...]``."""
 
-from nldiff.cli import train_main
+import sys
+
+from nldiff.cli import run_command
 
 if __name__ == "__main__":
-    raise SystemExit(train_main())
+    raise SystemExit(run_command("train", sys.argv[1:], "train_prior.py"))

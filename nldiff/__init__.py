@@ -8,17 +8,18 @@ from nldiff.version import __version__
 if TYPE_CHECKING:
     from nldiff.errors import NldiffError
     from nldiff.priors import load_prior
-    from nldiff.restoration.restore import Restoration, restore
+    from nldiff.restoration.pipeline import restore
+    from nldiff.restoration.result import Restoration
     from nldiff.restoration.settings import RestoreConfig
 
 __all__ = ["NldiffError", "Restoration", "RestoreConfig", "__version__", "load_prior", "restore"]
 
 _HOMES = {
     "NldiffError": "nldiff.errors",
-    "Restoration": "nldiff.restoration.restore",
+    "Restoration": "nldiff.restoration.result",
     "RestoreConfig": "nldiff.restoration.settings",
     "load_prior": "nldiff.priors",
-    "restore": "nldiff.restoration.restore",
+    "restore": "nldiff.restoration.pipeline",
 }
 
 

@@ -1,4 +1,6 @@
-"""The one exception that users see."""
+"""The one exception that users see, and the validation of numbers."""
+
+import math
 
 
 class NldiffError(ValueError):
@@ -6,3 +8,36 @@ class NldiffError(ValueError):
 
     The command line prints the message and exits with a non-zero status; the library raises it.
     """
+
+
+def require(
+    settings: object,
+    group: str,
+    names: tuple[str, ...],
+    least: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Validate numbers, or tuples of numbers, among the attributes of `settings`.
+
+    Args:
+        settings: holds the numbers.
+        group: what messages put before the name, without the dot; "" for nothing.
+        names: of the attributes.
+        least: smallest allowed number.
+        above: numbers must be greater.
+        below: numbers must be smaller.
+
+    Raises:
+        NldiffError: one is not a finite number in this range.
+    """
+    bounds = [
+        f"of at least {least:g}" if math.isfinite(least) else "",
+        f"above {above:g}" if math.isfinite(above) else "",
+    ]
+    wanted = " and ".join(filter(None, [*bounds, f"below {below:g}" if math.isfinite(below) else ""]))
+    for name in names:
+        value = getattr(settings, name)
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if not (math.isfinite(number) and least <= number < below and number > above):
+                raise NldiffError(f"{group}{'.' if group else ''}{name}={value}: a number {wanted} expected")

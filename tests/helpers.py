@@ -1,10 +1,12 @@
 """What several test files share: a prior small enough for tests, a plucked string, a sampler that changes nothing."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,8 +14,13 @@ from torch import Tensor
 from nldiff.baselines.networks import make_network as make_baseline
 from nldiff.baselines.saved import save_baseline
 from nldiff.networks import make_network
+from nldiff.operators import WAVESHAPERS, Operator
 from nldiff.priors.saved import Prior, load_prior, save_prior
-from nldiff.sampling.posterior import Posterior, SamplerSettings, Step
+from nldiff.restoration.diffusion import diffusion
+from nldiff.restoration.methods import METHODS
+from nldiff.sampling import Posterior, Step
+from nldiff.sampling.likelihood import Cost
+from nldiff.sampling.settings import OperatorFitSettings, SamplerSettings
 
 TINY_RATE = 8000
 TINY_SAMPLER = {"steps": 3, "operator_iterations": 2}
@@ -71,7 +78,7 @@ def clipped(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> NDAr
 
 
 class FakeSampler:
-    """Stands for `sample`: the restored signal is `answer(y)`; keeps the arguments of every call."""
+    """Stands for `nldiff.sampling.sample`: the restored signal is `answer(y)`; keeps the arguments of every call."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor] = torch.clone, keep: bool = True) -> None:
         self.answer, self.keep = answer, keep
@@ -81,24 +88,33 @@ class FakeSampler:
         self,
         denoiser: Any,
         y: Tensor,
-        curve: Any,
+        operator: Operator,
         schedule: Tensor,
         settings: SamplerSettings,
         sources: Sequence[torch.Generator],
         *,
+        fit: OperatorFitSettings,
+        cost: Cost,
         start: Tensor,
         level: float | None,
         batch_size: int,
         callback: Callable[[Step], None],
     ) -> Posterior:
-        trainable = [p.requires_grad for p in curve.parameters()] if isinstance(curve, torch.nn.Module) else []
         if self.keep:
             seeds = [source.initial_seed() for source in sources]
             self.calls.append(
-                {"y": y.clone(), "start": start.clone(), "curve": curve, "trainable": trainable, "level": level}
-                | {"schedule": schedule, "settings": settings, "seeds": seeds, "batch_size": batch_size}
+                {"y": y.clone(), "start": start.clone(), "operator": operator, "trainable": len(operator.trainable())}
+                | {"level": level, "schedule": schedule, "settings": settings, "fit": fit, "cost": cost}
+                | {"seeds": seeds, "batch_size": batch_size}
             )
         for index in range(settings.steps):
-            callback(Step(index, settings.steps, 1.0, torch.zeros(len(y)), y, curve))
-        cost = torch.zeros(settings.steps, len(y))
-        return Posterior(self.answer(y), curve, cost, settings.steps, 0.0, settings, schedule)
+            callback(Step(index, settings.steps, 1.0, torch.zeros(len(y)), y, operator))
+        return Posterior(self.answer(y), operator, torch.zeros(settings.steps, len(y)), settings.steps, 0.0)
+
+
+def use_sampler(monkeypatch: pytest.MonkeyPatch, sampler: Callable[..., Posterior]) -> None:
+    """Make the methods with a prior draw from `sampler` instead of the posterior."""
+    for name, method in METHODS.items():
+        if method.uses_prior:
+            run = diffusion(method.operator == "needs", name if name in WAVESHAPERS else None, sampler)
+            monkeypatch.setitem(METHODS, name, replace(method, run=run))

@@ -1,7 +1,9 @@
-"""Experiments: method x distortion x clip x seed, with tables, statistics and figures."""
+"""Experiments: method x distortion x clip x seed, with tables, statistics and figures.
+
+May import everything but `report` and `training`; the methods themselves are those of `nldiff.restoration`.
+"""
 
 from nldiff.evaluation.config import EvaluationConfig, load_experiment
 from nldiff.evaluation.experiment import Outcome, evaluate
-from nldiff.evaluation.methods import FAMILIES, METHODS, Method, Run
 
-__all__ = ["FAMILIES", "METHODS", "EvaluationConfig", "Method", "Outcome", "Run", "evaluate", "load_experiment"]
+__all__ = ["EvaluationConfig", "Outcome", "evaluate", "load_experiment"]

@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,23 @@ from numpy.typing import NDArray
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.evaluation.clips import Clip, read_clip
+from nldiff.evaluation.case import Case, make_case
+from nldiff.evaluation.clips import Audio, Clip, read_clip
 from nldiff.evaluation.config import EvaluationConfig
-from nldiff.evaluation.methods import METHODS, Audio, Run, at_level, no_curve
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score
 from nldiff.evaluation.tables import cell_name, clean_name, embedding_path
 from nldiff.figures.run_folder import CLEAN, OBSERVED, slug
 from nldiff.metrics.frechet import Embedding
-from nldiff.operators.cases import Case, Task, make_case
-from nldiff.priors.edm import karras_schedule
-from nldiff.restoration.restore import Restoration
+from nldiff.operators import Recipe
+from nldiff.priors import Prior
+from nldiff.restoration.job import Job
+from nldiff.restoration.methods import Method, find_method
+from nldiff.restoration.pipeline import restore_job
+from nldiff.restoration.result import Restoration
+from nldiff.sound.recording import Recording
 from nldiff.writing import atomic_path
+
+_SILENT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -34,18 +40,18 @@ class Group:
     """The cells of all methods on one distorted clip with one seed."""
 
     clip: Clip
-    task: Task
+    recipe: Recipe
     seed: int
     methods: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """Folder in `audio`, `curves` and `traces`."""
-        return slug(f"{self.task.text}__{self.clip.name}__{self.seed}")
+        return slug(f"{self.recipe.text}__{self.clip.name}__{self.seed}")
 
     def cell(self, method: str) -> str:
         """Stem of the file in `cells`."""
-        return cell_name(self.task.text, method, self.clip.name, self.seed)
+        return cell_name(self.recipe.text, method, self.clip.name, self.seed)
 
 
 class Runner:
@@ -54,7 +60,7 @@ class Runner:
     Args:
         config: the experiment.
         folder: of the run.
-        make_run: (seed, clean signal) -> what methods are made from.
+        priors: of the methods that need one.
         embeddings: whose results are kept for Fréchet distances, by name.
         warn: called with one line for every problem that does not fail a cell, once for each.
     """
@@ -63,11 +69,11 @@ class Runner:
         self,
         config: EvaluationConfig,
         folder: Path,
-        make_run: Callable[[int, Audio], Run],
+        priors: Sequence[Prior],
         embeddings: Mapping[str, Embedding],
         warn: Callable[[str], None],
     ) -> None:
-        self.config, self.folder, self.make_run, self.embeddings = config, folder, make_run, embeddings
+        self.config, self.folder, self.priors, self.embeddings = config, folder, priors, embeddings
         self.warn = cache(warn)
 
     def path(self, group: Group, method: str) -> Path:
@@ -87,16 +93,16 @@ class Runner:
         failure = ""
         try:
             clean = read_clip(group.clip, self.config.seconds, self.config.rate, self.config.level)
-            case = make_case(clean, self.config.rate, group.task)
+            case = make_case(clean, self.config.rate, group.recipe)
         except NldiffError as error:
             failure = str(error)
         if case:
             self._keep_case(case, group)
         for method in missing:
             found = self._cell(case, group, method) if case else {"status": "failed", "error": failure}
-            level, level_name = group.task.level
+            level, level_name = group.recipe.level
             row: dict[str, Any] = {
-                "task": group.task.family, "distortion": group.task.text, "level": level, "level_name": level_name,
+                "task": group.recipe.family, "distortion": group.recipe.text, "level": level, "level_name": level_name,
                 "method": method, "clip": group.clip.name, "seed": group.seed, "status": "", "error": "",
                 "seconds": None, **dict.fromkeys(self.config.metrics), "explained_db": None, "problems": [],
             } | found  # fmt: skip
@@ -108,54 +114,67 @@ class Runner:
         """Columns of a row that the method decides."""
         started = time.monotonic()
         error = ""
+        chosen = find_method(method, self.config.weights.get(method))
         try:
-            restore = METHODS[method](self.make_run(group.seed, case.clean))
-            result = restore(case.observed, case.sample_rate, case.truth)
-            _check(result, case)
+            result = self._restored(case, chosen, group.seed)
         except NldiffError as problem:
             error = str(problem)
         seconds = time.monotonic() - started
         if error:
             return {"status": "failed", "error": error, "seconds": seconds}
-        if case.amplified:
-            result = at_level(result, case.sigma)
-        judged = result.curve is not no_curve
+        judged = chosen.finds_operator
         metrics = [name for name in self.config.metrics if judged or name not in CURVE_METRICS]
         values, problems = score(metrics, case, result)
-        values["explained_db"] = result.explained_db
+        values["explained_db"] = result.explained_db if judged else math.nan
         problems |= self._embed(result.audio, case.sample_rate, group.cell(method))
         lines = [f"{name}: {reason}" for name, reason in problems.items()]
         for line in lines:
             self.warn(line)
-        self._keep_result(result, case, group, method)
+        self._keep_result(result, case, group, chosen)
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         return {"status": "ok", "error": "; ".join(lines), "seconds": seconds, **finite, "problems": lines}
 
+    def _restored(self, case: Case, method: Method, seed: int) -> Restoration:
+        """The result, `audio` [time], at the method's own scale or, without one, at the level of the clean signal."""
+        job = Job(
+            recording=Recording.from_array(case.observed[None], case.sample_rate),
+            config=replace(self.config.restore, seed=seed),
+            priors=self.priors,
+            weights=self.config.weights.get(method.name),
+            known=None if method.operator == "ignores" else case.truth,
+            clean=case.clean[None] if method.needs_clean else None,
+            spade=self.config.aspade,
+        )
+        result = restore_job(method, job, own_scale=method.fixes_scale)
+        result = replace(result, audio=result.audio[0])
+        if method.fixes_scale and case.truth.keeps_level:
+            return result
+        return result.scaled(case.sigma / max(sound.rms(result.audio), _SILENT))
+
     def _keep_case(self, case: Case, group: Group) -> None:
         ramp = _ramp(case)
-        truth = case.truth(torch.from_numpy(ramp)).numpy()
+        truth = case.truth.static(torch.from_numpy(ramp)).numpy()
         _write_columns(self.folder / "curves" / group.name / "truth.csv", {"x": ramp, "y": truth})
         self._embed(case.clean, case.sample_rate, clean_name(group.clip.name))
         if self.config.save_audio:
-            gain = case.sigma / sound.rms(case.observed) if case.amplified else 1.0
+            gain = 1.0 if case.truth.keeps_level else case.sigma / sound.rms(case.observed)
             for name, signal in ((CLEAN, case.clean), (OBSERVED, case.observed * gain)):
                 _write_audio(self.folder / "audio" / group.name / f"{name}.flac", signal, case.sample_rate)
 
-    def _keep_result(self, result: Restoration, case: Case, group: Group, method: str) -> None:
-        ramp, name = _ramp(case), slug(method)
-        if result.curve is not no_curve:
+    def _keep_result(self, result: Restoration, case: Case, group: Group, method: Method) -> None:
+        ramp, name, sampling = _ramp(case), slug(method.name), result.fit.sampling
+        if method.finds_operator:
             _write_columns(self.folder / "curves" / group.name / f"{name}.csv", {"x": ramp, "y": result.curve(ramp)})
-        if result.cost:
-            settings = result.settings
-            sigma = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho)[:-1].numpy()
-            columns = {"step": np.arange(len(sigma)), "sigma": sigma, "cost": np.array(result.cost)}
+        if sampling and sampling.cost:
+            sigma = sampling.settings.sampler.schedule()[:-1].numpy()
+            columns = {"step": np.arange(len(sigma)), "sigma": sigma, "cost": np.array(sampling.cost)}
             _write_columns(self.folder / "traces" / group.name / f"{name}.csv", columns)
         if result.evolution and len(result.evolution[1]):
             x, curves = result.evolution
             rising = np.argsort(x)  # a negative gain turns the grid around
             columns = {"x": x[rising]} | {str(i): curve[rising] for i, curve in enumerate(curves)}
             _write_columns(self.folder / "traces" / group.name / f"{name}.curves.csv", columns)
-        if self.config.save_audio and method != OBSERVED:
+        if self.config.save_audio and method.name != OBSERVED:
             _write_audio(self.folder / "audio" / group.name / f"{name}.flac", result.audio, case.sample_rate)
 
     def _embed(self, signal: Audio, sample_rate: int, name: str) -> dict[str, str]:
@@ -173,13 +192,6 @@ class Runner:
                 with atomic_path(path) as temporary:
                     np.save(temporary, frames)
         return problems
-
-
-def _check(result: Restoration, case: Case) -> None:
-    if result.audio.shape != case.observed.shape:
-        raise NldiffError(f"result has shape {list(result.audio.shape)}, not {list(case.observed.shape)}")
-    if not np.isfinite(result.audio).all():
-        raise NldiffError("result contains NaN or infinite samples")
 
 
 def _ramp(case: Case) -> NDArray[np.float64]:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.evaluation.methods import Audio
+
+Audio: TypeAlias = NDArray[np.float32]
 
 _SILENCE = 1e-6
 

@@ -12,8 +12,8 @@ from nldiff.baselines.aspade import PRESETS
 from nldiff.baselines.networks import NETWORKS
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
-from nldiff.evaluation.methods import METHODS
 from nldiff.evaluation.scoring import check_metrics
+from nldiff.restoration.methods import METHODS
 from nldiff.restoration.settings import RestoreConfig
 
 
@@ -26,8 +26,8 @@ class EvaluationConfig:
         files, pieces, seconds: see `nldiff.evaluation.clips.find_clips`.
         rate: Hz that the clips are resampled to.
         level: RMS that the clips are brought to; 0 keeps their own.
-        distortions: as `parse_distortion` takes them, or `overdrive:gain_db=20,colour=20` for SoX's.
-        methods: keys of `nldiff.evaluation.methods.METHODS`.
+        distortions: as `nldiff.operators.parse_operator` takes them.
+        methods: keys of `nldiff.restoration.methods.METHODS`.
         seeds: of the random numbers.
         metrics: keys of `CASE_METRICS` of `nldiff.evaluation.scoring`, or of signals in `nldiff.metrics.METRICS`.
         embeddings: of the Fréchet distances (log_mel, vggish, encodec) -> path of the weights.
@@ -79,7 +79,7 @@ def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[
 
 
 def check_experiment(config: EvaluationConfig) -> None:
-    """Find out before the work whether names are known and numbers in range.
+    """Validate up front that names are known and numbers in range.
 
     Raises:
         NldiffError: one is not. Distortions and the data are checked where they are read.

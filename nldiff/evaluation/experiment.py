@@ -7,26 +7,24 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 import yaml
 
-from nldiff import sound
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.evaluation.cells import Group, Runner
 from nldiff.evaluation.clips import find_clips
 from nldiff.evaluation.config import EvaluationConfig, check_experiment
-from nldiff.evaluation.methods import METHODS, Audio, Run, has_cells
 from nldiff.evaluation.scoring import make_embeddings
 from nldiff.evaluation.tables import require_parquet, write_tables
-from nldiff.operators.cases import parse_task
-from nldiff.priors.saved import load_prior
-from nldiff.restoration.restore import versions
+from nldiff.operators import parse_operator
+from nldiff.priors import Prior, load_prior
+from nldiff.restoration.methods import METHODS, find_method
+from nldiff.restoration.result import versions
+from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2
@@ -72,7 +70,8 @@ def evaluate(
     require_parquet()
     groups = plan(config)
     embeddings, problems = make_embeddings(config.embeddings)
-    runner = Runner(config, folder, _prepared(config), embeddings, warn)
+    here = dataclasses.replace(config, restore=dataclasses.replace(config.restore, device=_device(config)))
+    runner = Runner(here, folder, _loaded_priors(here), embeddings, warn)
     for problem in problems:
         warn(problem)
     _settle_settings(config, folder, write=rank == 0)
@@ -105,12 +104,12 @@ def plan(config: EvaluationConfig) -> list[Group]:
         NldiffError: a name is unknown, a value is out of range, there are no clips, no cells, or two of one name.
     """
     check_experiment(config)
-    tasks = [parse_task(text) for text in config.distortions]
+    recipes = [parse_operator(text) for text in config.distortions]
     clips = find_clips(config.data, config.files, config.pieces, config.seconds)
     groups = []
-    for seed, clip, task in product(config.seeds, clips, tasks):
-        methods = [name for name in config.methods if has_cells(name, task.family, config.rate, config.weights)]
-        groups.append(Group(clip, task, seed, tuple(methods)))
+    for seed, clip, recipe in product(config.seeds, clips, recipes):
+        methods = [name for name in config.methods if _has_cells(name, recipe.family, config)]
+        groups.append(Group(clip, recipe, seed, tuple(methods)))
     names = Counter(group.cell(method) for group in groups for method in group.methods)
     if not names:
         raise NldiffError(f"no method of {', '.join(config.methods)} is made for these distortions")
@@ -120,22 +119,35 @@ def plan(config: EvaluationConfig) -> list[Group]:
     return groups
 
 
-def _prepared(config: EvaluationConfig) -> Callable[[int, Audio], Run]:
-    """What makes the `Run` of a seed and a clean signal; every method has been made once, so mistakes are found now."""
-    device, local = config.restore.device, os.environ.get("LOCAL_RANK")
-    if device == "auto" and local is not None and torch.cuda.is_available():
-        device = f"cuda:{int(local) % torch.cuda.device_count()}"
+def _has_cells(method: str, family: str, config: EvaluationConfig) -> bool:
+    """Whether a method is made for a distortion at the run's rate; a network with named weights is taken to be."""
+    chosen = METHODS[method]
+    return (chosen.takes_weights and method in config.weights) or chosen.suits(family, config.rate)
+
+
+def _loaded_priors(config: EvaluationConfig) -> list[Prior]:
+    """The priors that the methods need, after validating methods and settings up front.
+
+    Raises:
+        NldiffError: an unknown prior, weights or setting.
+    """
+    methods = [find_method(name, config.weights.get(name)) for name in config.methods]
+    if not any(method.uses_prior for method in methods):
+        return []
     if config.restore.prior == "auto":
         raise NldiffError("restore.prior=auto: an experiment names its prior")
-    prior = cache(lambda: load_prior(config.restore.prior, choose_device(device)))
+    check_config(config.restore)
+    prior = load_prior(config.restore.prior, choose_device(config.restore.device))
+    resolve_settings(prior, config.restore)
+    return [prior]
 
-    def make_run(seed: int, clean: Audio) -> Run:
-        restore = dataclasses.replace(config.restore, seed=seed, device=device)
-        return Run(restore, sound.rms(clean), prior, config.aspade, config.weights, clean)
 
-    for method in config.methods:
-        METHODS[method](make_run(config.seeds[0], np.zeros(0, np.float32)))
-    return make_run
+def _device(config: EvaluationConfig) -> str:
+    """Device of the settings; processes of `torchrun` share the machine's GPUs."""
+    local = os.environ.get("LOCAL_RANK")
+    if config.restore.device == "auto" and local is not None and torch.cuda.is_available():
+        return f"cuda:{int(local) % torch.cuda.device_count()}"
+    return config.restore.device
 
 
 def _settle_settings(config: EvaluationConfig, folder: Path, write: bool) -> None:

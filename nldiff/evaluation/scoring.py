@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
+from nldiff.evaluation.case import Case
 from nldiff.metrics import METRICS, compute, delta_sdr, delta_sdr_clipped, frechet_distance, lsd, rr_mse
 from nldiff.metrics.embeddings import EnCodec, VGGish, log_mel_embedding
 from nldiff.metrics.frechet import Embedding
 from nldiff.metrics.rr_mse import Curve, input_gain
 from nldiff.metrics.sdr import FloatArray
-from nldiff.operators.cases import Case
-from nldiff.restoration.restore import Restoration
+from nldiff.restoration.result import Restoration
 
 CURVE_POINTS = 1000
 """Points of eq. 16 of the 2025 paper."""
@@ -21,7 +20,7 @@ CURVE_POINTS = 1000
 
 def ramp_error(case: Case, restoration: Restoration, fit_scale: bool = True) -> float:
     """RR-MSE of the estimated curve in dB, see `nldiff.metrics.rr_mse`; both for a clean signal at `case.sigma`."""
-    return rr_mse(_tensor_curve(case.truth), _estimate(restoration), case.sigma, CURVE_POINTS, fit_scale)
+    return rr_mse(_true_curve(case), _estimate(restoration), case.sigma, CURVE_POINTS, fit_scale)
 
 
 def redistorted_lsd(case: Case, restoration: Restoration) -> float:
@@ -29,7 +28,7 @@ def redistorted_lsd(case: Case, restoration: Restoration) -> float:
 
     The polarity is the one that RR-MSE favours.
     """
-    gain, _ = input_gain(_tensor_curve(case.truth), _estimate(restoration), case.sigma, CURVE_POINTS)
+    gain, _ = input_gain(_true_curve(case), _estimate(restoration), case.sigma, CURVE_POINTS)
     return float(lsd(case.observed, restoration.curve(case.clean * gain)))
 
 
@@ -125,8 +124,8 @@ def distance(reference: list[NDArray[np.float32]], test: list[NDArray[np.float32
     return frechet_distance(*moments)
 
 
-def _tensor_curve(truth: Callable[[torch.Tensor], torch.Tensor]) -> Curve:
-    return lambda ramp: truth(ramp.double())
+def _true_curve(case: Case) -> Curve:
+    return lambda ramp: case.truth.static(ramp.double())
 
 
 def _estimate(restoration: Restoration) -> Curve:

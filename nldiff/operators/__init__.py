@@ -1,4 +1,30 @@
-"""Operators: what maps clean to observed audio, learnable waveshapers and known distortions.
+"""Operators: what maps clean to observed audio.
 
-May import `errors` only; knows nothing of sampling and files.
+Learnable waveshapers, known distortions with their calibration and text form, tables, and chains of all of them, under
+one contract (`Operator`). May import `errors` only; knows nothing of sampling, priors and files.
 """
+
+from nldiff.operators.calibration import calibrate, estimate_input_rms, input_sdr
+from nldiff.operators.known import DISTORTIONS, Distortion
+from nldiff.operators.operator import Chain, Operator, Portrait, Rescaled
+from nldiff.operators.recipes import Recipe, parse_operator
+from nldiff.operators.table import TabulatedCurve
+from nldiff.operators.waveshapers import WAVESHAPERS, Waveshaper, make_waveshaper
+
+__all__ = [
+    "DISTORTIONS",
+    "WAVESHAPERS",
+    "Chain",
+    "Distortion",
+    "Operator",
+    "Portrait",
+    "Recipe",
+    "Rescaled",
+    "TabulatedCurve",
+    "Waveshaper",
+    "calibrate",
+    "estimate_input_rms",
+    "input_sdr",
+    "make_waveshaper",
+    "parse_operator",
+]

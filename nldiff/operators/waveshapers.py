@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from nldiff.errors import NldiffError
+from nldiff.operators.operator import Operator
 
 _GRID = 2048
 
 
-class Waveshaper(nn.Module, ABC):
+class Waveshaper(nn.Module, Operator):
     """A batch of curves with learnable parameters.
 
     The parameters are NaN until `reset` or `load_state_dict` is called: a forgotten initialisation shows.
@@ -34,20 +35,21 @@ class Waveshaper(nn.Module, ABC):
     `_features`; the base class handles the sharing of parameter sets.
 
     Args:
-        batch: number P of parameter sets, at least 1.
+        parameter_sets: their number P, at least 1.
 
     Raises:
         NldiffError: if an option is out of its range.
     """
 
-    def __init__(self, batch: int) -> None:
+    parameter_sets: int
+
+    def __init__(self, parameter_sets: int) -> None:
         super().__init__()
-        if batch < 1:
-            raise NldiffError(f"waveshaper option batch={batch}: at least one parameter set is needed")
-        self.batch = batch
+        _require(parameter_sets >= 1, "parameter_sets", parameter_sets, "at least 1")
+        self.parameter_sets = parameter_sets
 
     @abstractmethod
-    def _initialise(self, y: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def _initialise(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
         """Set all parameters from the observation `[P, N]`; called without gradient."""
 
     @abstractmethod
@@ -73,13 +75,7 @@ class Waveshaper(nn.Module, ABC):
         return self._combine(self._features(self._group(x))).reshape(x.shape)
 
     def prepare(self, x: Tensor) -> Callable[[], Tensor]:
-        """Fix the input, to evaluate the curve many times while only its parameters change.
-
-        Args:
-            x: audio `[B, T]`; no gradient will flow to it.
-
-        Returns:
-            A function without arguments that equals `forward(x)` for the parameters at the time of its call.
+        """Fix the input, see `Operator.prepare`.
 
         Raises:
             NldiffError: if B is not a multiple of the number of parameter sets.
@@ -89,32 +85,29 @@ class Waveshaper(nn.Module, ABC):
         return lambda: self._combine(features).reshape(x.shape)
 
     @torch.no_grad()
-    def reset(self, y: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def reset(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
         """Initialise all parameters.
 
         Args:
             y: observed audio `[B, T]`, B a multiple of the number of parameter sets.
-            generators: one CPU generator per parameter set, so that a result does not depend on the batch.
+            sources: one CPU generator per parameter set, so that a result does not depend on the batch.
 
         Raises:
             NldiffError: if the number of items or generators does not fit.
         """
-        if len(generators) != self.batch:
-            raise NldiffError(f"waveshaper reset: {len(generators)} random generators for {self.batch} parameter sets")
-        self._initialise(self._group(y), generators)
-
-    @torch.no_grad()
-    def curve(self, grid: Tensor) -> Tensor:
-        """Sample every curve at the input values `grid` `[G]`; returns `[P, G]` without gradient."""
-        return self._combine(self._features(grid.expand(self.batch, -1)))
+        if len(sources) != self.parameter_sets:
+            raise NldiffError(
+                f"waveshaper reset: {len(sources)} random generators for {self.parameter_sets} parameter sets"
+            )
+        self._initialise(self._group(y), sources)
 
     def _group(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.shape[0] == 0 or x.shape[0] % self.batch:
+        if x.ndim != 2 or x.shape[0] == 0 or x.shape[0] % self.parameter_sets:
             raise NldiffError(
                 f"waveshaper input of shape {tuple(x.shape)}: [batch, time] is needed, "
-                f"with a multiple of {self.batch} (the parameter sets) items"
+                f"with a multiple of {self.parameter_sets} (the parameter sets) items"
             )
-        return x.reshape(self.batch, -1)
+        return x.reshape(self.parameter_sets, -1)
 
 
 class SumTanh(Waveshaper):
@@ -131,19 +124,19 @@ class SumTanh(Waveshaper):
     one another, from which a gradient method moves slowly.
 
     Args:
-        batch: number P of parameter sets.
+        parameter_sets: their number P.
         order: number Q of terms, at least 1.
         input_gain: g, greater than 0.
     """
 
-    def __init__(self, batch: int, order: int = 8, input_gain: float = 1.0) -> None:
-        super().__init__(batch)
+    def __init__(self, parameter_sets: int, order: int = 8, input_gain: float = 1.0) -> None:
+        super().__init__(parameter_sets)
         _require(order >= 1, "order", order, "at least 1")
         _require(0 < input_gain < math.inf, "input_gain", input_gain, "positive and finite")
         self.input_gain = input_gain
-        self.weights = _unset(batch, order)
+        self.weights = _unset(parameter_sets, order)
 
-    def _initialise(self, y: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def _initialise(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
         self.weights.zero_()
         self.weights[:, 0] = 1
 
@@ -162,23 +155,23 @@ class MLP(Waveshaper):
     biases, hence from a random curve of two straight halves that meet at the origin.
 
     Args:
-        batch: number P of parameter sets.
+        parameter_sets: their number P.
         hidden: widths of the hidden layers, each at least 1.
     """
 
-    def __init__(self, batch: int, hidden: Sequence[int] = (20, 20, 20)) -> None:
-        super().__init__(batch)
+    def __init__(self, parameter_sets: int, hidden: Sequence[int] = (20, 20, 20)) -> None:
+        super().__init__(parameter_sets)
         _require(len(hidden) > 0 and min(hidden) >= 1, "hidden", hidden, "one or more positive widths")
         widths = [1, *hidden, 1]
-        self.weights = nn.ParameterList(_unset(batch, o, i) for i, o in pairwise(widths))
-        self.biases = nn.ParameterList(_unset(batch, o, 1) for o in widths[1:])
+        self.weights = nn.ParameterList(_unset(parameter_sets, o, i) for i, o in pairwise(widths))
+        self.biases = nn.ParameterList(_unset(parameter_sets, o, 1) for o in widths[1:])
 
-    def _initialise(self, y: Tensor, generators: Sequence[torch.Generator]) -> None:
+    def _initialise(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
         for weight, bias in zip(self.weights, self.biases, strict=True):
             inputs = weight.shape[2]
-            for item, generator in zip(weight, generators, strict=True):
-                # float32 whatever the parameters' type: a seed means the same curve in every precision
-                normal = torch.randn(item.shape, generator=generator, dtype=torch.float32)
+            for item, source in zip(weight, sources, strict=True):
+                # float32 whatever the type of the parameters: a seed means the same curve in every precision
+                normal = torch.randn(item.shape, generator=source, dtype=torch.float32)
                 item.copy_(normal * math.sqrt(2 / inputs))
             bias.zero_()
 
@@ -226,7 +219,7 @@ class CatmullRom(Waveshaper):
     the slope at the end. It starts with every output value equal to its grid value.
 
     Args:
-        batch: number P of parameter sets.
+        parameter_sets: their number P.
         points: number N of grid points on [-1, 1], odd (one lies at zero), at least 3.
         mu: strength of the mu-law, greater than 0.
     """
@@ -236,8 +229,8 @@ class CatmullRom(Waveshaper):
     width: Tensor
     basis: Tensor
 
-    def __init__(self, batch: int, points: int = 41, mu: float = 20.0) -> None:
-        super().__init__(batch)
+    def __init__(self, parameter_sets: int, points: int = 41, mu: float = 20.0) -> None:
+        super().__init__(parameter_sets)
         _require(points >= 3 and points % 2 == 1, "points", points, "an odd number, at least 3")
         _require(0 < mu < math.inf, "mu", mu, "positive and finite")
         self.mu = mu
@@ -255,10 +248,10 @@ class CatmullRom(Waveshaper):
         }
         for name, constant in constants.items():
             self.register_buffer(name, constant.to(torch.get_default_dtype()), persistent=False)
-        self.values = _unset(batch, points + 2)
+        self.values = _unset(parameter_sets, points + 2)
 
-    def _initialise(self, y: Tensor, generators: Sequence[torch.Generator]) -> None:
-        self.values.copy_(self.grid.expand(self.batch, -1))
+    def _initialise(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
+        self.values.copy_(self.grid.expand(self.parameter_sets, -1))
 
     def _features(self, x: Tensor) -> tuple[Tensor, ...]:
         # The inverse mu-law finds the piece ten times faster than a search. A point at a knot that rounding
@@ -268,7 +261,7 @@ class CatmullRom(Waveshaper):
         p = torch.log1p(self.mu * x.detach().abs()).copysign(x.detach()) / math.log1p(self.mu)
         index = ((p + 1) * (segments / 2)).floor().long().add_(1).clamp_(0, segments + 1)
 
-        left, width = self.left.expand(self.batch, -1), self.width.expand(self.batch, -1)
+        left, width = self.left.expand(self.parameter_sets, -1), self.width.expand(self.parameter_sets, -1)
         return index, (x - left.gather(1, index)) / width.gather(1, index)
 
     def _combine(self, features: tuple[Tensor, ...]) -> Tensor:
@@ -294,12 +287,12 @@ WAVESHAPERS: dict[str, type[Waveshaper]] = {"ccr": CatmullRom, "mlp": MLP, "sumt
 """The families by name."""
 
 
-def make_waveshaper(name: str, batch: int, **options: Any) -> Waveshaper:
+def make_waveshaper(name: str, parameter_sets: int, **options: Any) -> Waveshaper:
     """Build a waveshaper of a named family.
 
     Args:
         name: a key of `WAVESHAPERS`.
-        batch: number of parameter sets.
+        parameter_sets: their number.
         options: keyword arguments of the family's constructor.
 
     Raises:
@@ -308,11 +301,11 @@ def make_waveshaper(name: str, batch: int, **options: Any) -> Waveshaper:
     if name not in WAVESHAPERS:
         raise NldiffError(f"unknown waveshaper '{name}': known are {', '.join(sorted(WAVESHAPERS))}")
     family = WAVESHAPERS[name]
-    known = [option for option in inspect.signature(family).parameters if option != "batch"]
+    known = [option for option in inspect.signature(family).parameters if option != "parameter_sets"]
     for option in options:
         if option not in known:
             raise NldiffError(f"waveshaper '{name}' has no option '{option}': known are {', '.join(known)}")
-    return family(batch, **options)
+    return family(parameter_sets, **options)
 
 
 def _unset(*shape: int) -> nn.Parameter:

@@ -43,6 +43,14 @@ class Prior:
         """Sampler settings that suit this prior; they override the library's defaults."""
         return self.config.get("sampler", {})
 
+    @property
+    def settings(self):
+        from nldiff.priors.old_settings import translate_settings
+
+        old = translate_settings(self.config.get("sampler", {}))
+        old.setdefault("refinement", {}).setdefault("name", "none")
+        return old
+
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
     """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic.

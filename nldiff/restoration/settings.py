@@ -1,7 +1,7 @@
-"""Settings of a restoration: what they are, their checks, and how prior and user change the sampler's."""
+"""Settings of a restoration: what they are, their validation, and how prior and user change the library's."""
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +9,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nldiff import sound
-from nldiff.errors import NldiffError
-from nldiff.operators.waveshapers import Waveshaper, make_waveshaper
-from nldiff.priors.saved import Prior
-from nldiff.sampling.posterior import SamplerSettings
+from nldiff.errors import NldiffError, require
+from nldiff.operators import Waveshaper, make_waveshaper
+from nldiff.priors import Prior
+from nldiff.priors.old_settings import translate_settings
+from nldiff.restoration.increasing import CurveSettings
+from nldiff.restoration.polish import PolishSettings
+from nldiff.restoration.sparse import RefinementSettings
+from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerSettings
+from nldiff.sampling.start import STARTS
 
 
 @dataclass
@@ -24,7 +29,8 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler: fields of `SamplerSettings` that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish: fields of the groups in `Settings` that differ from what
+            the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -34,8 +40,8 @@ class RestoreConfig:
             clean audio has, see `nldiff.sound.histogram`; or "observation", as in the 2025 paper.
         chunk_seconds, overlap_seconds: longer recordings are split; neighbours are cross-faded over the overlap,
             which is less than half a chunk.
-        excerpt_seconds: with the refinement, the curve is estimated on the loudest stretch of this length of a chunk.
-        joint_items: chunks times channels that the curve is estimated on together; at least one chunk is.
+        excerpt_seconds: with a refinement, the operator is estimated on the loudest stretch of this length of a chunk.
+        joint_items: chunks times channels that the operator is estimated on together; at least one chunk is.
         batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
     """
 
@@ -43,6 +49,11 @@ class RestoreConfig:
     waveshaper: str = "ccr"
     waveshaper_options: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    operator_fit: dict[str, Any] = field(default_factory=dict)
+    refinement: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, Any] = field(default_factory=dict)
+    polish: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -53,16 +64,40 @@ class RestoreConfig:
     joint_items: int = 4
     batch_size: int = 0
 
+    @property
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """What the user changes in the groups of `Settings`; names of version 0.1 under `sampler` are translated."""
+        given = {f.name: dict(getattr(self, f.name)) for f in dataclasses.fields(Settings)}
+        old = translate_settings(given.pop("sampler"))
+        return {name: old.get(name, {}) | given.get(name, {}) for name in {**old, **given}}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the method, complete; every group is documented where it is used."""
+
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    cost: CostSettings = field(default_factory=CostSettings)
+    operator_fit: OperatorFitSettings = field(default_factory=OperatorFitSettings)
+    refinement: RefinementSettings = field(default_factory=RefinementSettings)
+    curve: CurveSettings = field(default_factory=CurveSettings)
+    polish: PolishSettings = field(default_factory=PolishSettings)
+
+    @property
+    def refines(self) -> bool:
+        """Whether any refinement is wanted."""
+        return self.refinement.name != "none"
+
 
 def check_config(config: RestoreConfig) -> None:
-    """Find out before the work whether the settings make sense; `sampler_settings` does it for those of the sampler.
+    """Validate up front all settings but the groups, which `resolve_settings` validates.
 
     Raises:
         NldiffError: a value out of range, or an unknown waveshaper or option of it.
     """
-    _require(config, ("seed", "batch_size", "overlap_seconds"), 0)
-    _require(config, ("joint_items",), 1)
-    _require(config, ("chunk_seconds", "excerpt_seconds"), sound.MIN_SECONDS)
+    require(config, "", ("seed", "batch_size", "overlap_seconds"), least=0)
+    require(config, "", ("joint_items",), least=1)
+    require(config, "", ("chunk_seconds", "excerpt_seconds"), least=sound.MIN_SECONDS)
     if 2 * config.overlap_seconds >= config.chunk_seconds:
         raise NldiffError(
             f"overlap_seconds={config.overlap_seconds:g}: less than half of chunk_seconds={config.chunk_seconds:g} "
@@ -70,54 +105,27 @@ def check_config(config: RestoreConfig) -> None:
         )
     if config.above_band not in ("drop", "keep"):
         raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
-    if config.warm_start not in ("histogram", "observation"):
-        raise NldiffError(f"warm_start={config.warm_start}: histogram or observation expected")
+    if config.warm_start not in STARTS:
+        raise NldiffError(f"warm_start={config.warm_start}: {' or '.join(STARTS)} expected")
     configured_waveshaper(config)
 
 
-def sampler_settings(prior: Prior, config: RestoreConfig) -> SamplerSettings:
-    """Library defaults, overridden by the prior's recommendations, overridden by the user.
+def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
+    """The library's defaults, changed by the prior's recommendations, changed by the user.
 
     The schedule never goes below the lowest noise level that the prior was trained on.
 
     Raises:
         NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
-    known = {f.name for f in dataclasses.fields(SamplerSettings)}
-    chosen = {**prior.sampler, **config.sampler}
-    for key in chosen:
-        if key not in known:
-            raise NldiffError(f"unknown sampler setting '{key}' (known: {', '.join(sorted(known))})")
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SamplerSettings), chosen))
-    except OmegaConfBaseException as error:
-        raise NldiffError(f"sampler setting {error.full_key or ''}: {str(error).splitlines()[0]}") from error
-    assert isinstance(settings, SamplerSettings)
-    settings = dataclasses.replace(settings, sigma_min=max(settings.sigma_min, prior.sigma_min))
-    _require(settings, ("steps",), 2)
-    _require(settings, ("sigma_max",), settings.sigma_min * (1 + 1e-6))
-    _require(settings, ("rho",), 1e-3)
-    _require(settings, ("churn", "zeta", "operator_learning_rate"), 0)
-    _require(settings, ("operator_iterations", "operator_warmup", "operator_segments"), 0)
-    _require(settings, ("refine_iterations",), 0)
-    _require(settings, ("operator_segment_length",), 1)
-    if not settings.refine_windows or any(window < 4 or window % 4 for window in settings.refine_windows):
-        raise NldiffError(f"refine_windows={list(settings.refine_windows)}: positive multiples of 4 expected")
-    _require(settings, ("polish_sigma",), 0)
-    if 0 < settings.polish_sigma < settings.sigma_min:
-        raise NldiffError(f"polish_sigma={settings.polish_sigma:g}: 0 or at least {settings.sigma_min:g} expected")
-    _require(settings, ("polish_steps",), 1)
-    _require(settings, ("cost_n_fft",), 2)
-    _require(settings, ("cost_hop",), 1)
-    if settings.cost_n_fft % 2:
-        raise NldiffError(f"cost_n_fft={settings.cost_n_fft}: an even number expected")
-    if settings.cost_hop == settings.cost_n_fft or settings.cost_n_fft % settings.cost_hop:
-        raise NldiffError(
-            f"cost_hop={settings.cost_hop}: a proper divisor of cost_n_fft={settings.cost_n_fft} expected"
-        )
-    if len(settings.operator_betas) != 2 or not all(0 <= beta < 1 for beta in settings.operator_betas):
-        raise NldiffError(f"operator_betas={settings.operator_betas}: two numbers, 0 or more and below 1, expected")
-    return settings
+    given = config.groups
+    settings = Settings(
+        **{name: _group(name, prior.settings.get(name, {}) | changes) for name, changes in given.items()}
+    )
+    sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
+    if 0 < settings.polish.sigma < sampler.sigma_min:
+        raise NldiffError(f"polish.sigma={settings.polish.sigma:g}: 0 or at least {sampler.sigma_min:g} expected")
+    return dataclasses.replace(settings, sampler=sampler)
 
 
 def configured_waveshaper(config: RestoreConfig) -> Waveshaper:
@@ -132,8 +140,14 @@ def configured_waveshaper(config: RestoreConfig) -> Waveshaper:
         raise NldiffError(f"waveshaper_options={config.waveshaper_options}: {error}") from error
 
 
-def _require(settings: RestoreConfig | SamplerSettings, names: tuple[str, ...], least: float) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if not least <= value < math.inf:
-            raise NldiffError(f"{name}={value}: a number of at least {least:g} expected")
+def _group(name: str, changes: Mapping[str, Any]) -> Any:
+    """The default settings of a group with changes."""
+    schema = type(getattr(Settings(), name))
+    known = [f.name for f in dataclasses.fields(schema)]
+    for key in changes:
+        if key not in known:
+            raise NldiffError(f"unknown setting '{name}.{key}' (known: {', '.join(known)})")
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(changes)))
+    except OmegaConfBaseException as error:
+        raise NldiffError(f"{name}.{error.full_key or ''}: {str(error).splitlines()[0]}") from error

@@ -3,3 +3,9 @@
 Holds the likelihood, the fit of the operator, the samplers, what they start from, and their settings. May import
 `priors.edm`, `operators`, `transforms` and `sound.histogram`; knows nothing of files, recordings and networks.
 """
+
+from nldiff.sampling.likelihood import CompressedSTFTCost
+from nldiff.sampling.noise import draw_noise, generators
+from nldiff.sampling.posterior import Posterior, Step, sample
+
+__all__ = ["CompressedSTFTCost", "Posterior", "Step", "draw_noise", "generators", "sample"]

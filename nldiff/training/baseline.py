@@ -17,7 +17,7 @@ from nldiff.baselines.networks import make_network
 from nldiff.baselines.saved import apply_network, save_baseline
 from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import sdr, si_sdr
-from nldiff.operators.cases import Task, make_case, parse_task
+from nldiff.operators import Recipe, parse_operator
 from nldiff.training.data import Augmentation, Crops
 from nldiff.training.loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
 from nldiff.version import __version__
@@ -37,8 +37,9 @@ class SupervisedConfig(LoopConfig):
     Attributes:
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
-            `[low, high]` from which it is drawn uniformly. Names and parameters are those of an experiment's
-            distortions (`nldiff.operators.cases.parse_task`), `sdr` and `mix` among them.
+            `[low, high]` from which it is drawn uniformly. Names and parameters are those of
+            `nldiff.operators.parse_operator`,
+            `sdr` and `mix` among them.
         val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
         stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
@@ -70,12 +71,12 @@ class SupervisedConfig(LoopConfig):
     weights_dtype: str = "bfloat16"
 
 
-def draw_task(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Task:
+def draw_recipe(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Recipe:
     """Draw one of `SupervisedConfig.distortions` and its parameters."""
     entry = dict(distortions[int(random.integers(len(distortions)))])
     name = entry.pop("name")
     # Sorted: the order in which a file lists the parameters must not matter.
-    return Task(name, name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
+    return Recipe.of(name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
 
 
 class Pairs(Dataset[Tensor]):
@@ -93,13 +94,13 @@ class Pairs(Dataset[Tensor]):
     def __getitem__(self, key: Key) -> Tensor:
         """Pair number `item` of `step`, [2, length] float32."""
         step, item, _ = key
-        task = draw_task(self.distortions, np.random.default_rng([self.crops.seed, step, item, 3]))
-        return distorted_pair(self.crops[key], self.crops.sample_rate, task)
+        recipe = draw_recipe(self.distortions, np.random.default_rng([self.crops.seed, step, item, 3]))
+        return distorted_pair(self.crops[key], recipe)
 
 
-def distorted_pair(x: Tensor, sample_rate: int, task: Task) -> Tensor:
+def distorted_pair(x: Tensor, recipe: Recipe) -> Tensor:
     """`x` [time] and its distortion as [2, time]."""
-    return torch.stack([x, torch.from_numpy(make_case(x.numpy(), sample_rate, task).observed)])
+    return torch.stack([x, recipe.build(x)(x)])
 
 
 def negative_sdr(x: Tensor, estimate: Tensor) -> Tensor:
@@ -141,11 +142,11 @@ def train_supervised(
 
 
 def _job(config: SupervisedConfig, device: torch.device) -> Job:
-    tasks = _checked_tasks(config)
+    recipes = _checked_recipes(config)
     crops = Crops(
         config.train_data, config.sample_rate, config.level, config.augmentation, config.seed, config.train_weights
     )
-    validation = validation_pairs(config, tasks)
+    validation = validation_pairs(config, recipes)
     path = Path(config.run_dir) / "baseline.safetensors"
     dtype, weights_dtype = compute_dtype(config, device), _WEIGHTS_DTYPES[config.weights_dtype]
 
@@ -169,11 +170,11 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
     )
 
 
-def validation_pairs(config: SupervisedConfig, tasks: Sequence[Task]) -> list[Tensor]:
-    """The fixed crops of the validation, distorted by each of `tasks`: tensors [val_items, 2, val_length]."""
+def validation_pairs(config: SupervisedConfig, recipes: Sequence[Recipe]) -> list[Tensor]:
+    """The fixed crops of the validation, distorted by each of `recipes`: tensors [val_items, 2, val_length]."""
     crops = Crops(config.val_data, config.sample_rate, config.level, Augmentation(), config.seed)
     clean = [crops[0, item, config.val_length] for item in range(config.val_items)]
-    return [torch.stack([distorted_pair(x, config.sample_rate, task) for x in clean]) for task in tasks]
+    return [torch.stack([distorted_pair(x, recipe) for x in clean]) for recipe in recipes]
 
 
 @torch.no_grad()
@@ -216,7 +217,7 @@ def _ends(value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked_tasks(config: SupervisedConfig) -> list[Task]:
+def _checked_recipes(config: SupervisedConfig) -> list[Recipe]:
     """The distortions of the validation, after checking those of the training and the network's file as well."""
     if config.weights_dtype not in _WEIGHTS_DTYPES:
         raise NldiffError(f"weights_dtype '{config.weights_dtype}': {' or '.join(_WEIGHTS_DTYPES)} expected")
@@ -233,5 +234,5 @@ def _checked_tasks(config: SupervisedConfig) -> list[Task]:
             raise NldiffError(f"distortions: {entry}: low is above high")
         for end in (0, 1):
             assignments = ",".join(f"{key}={value[end]}" for key, value in ends.items())
-            parse_task(f"{entry.get('name')}:{assignments}" if assignments else str(entry.get("name")))
-    return [parse_task(text) for text in config.val_distortions]
+            parse_operator(f"{entry.get('name')}:{assignments}" if assignments else str(entry.get("name")))
+    return [parse_operator(text) for text in config.val_distortions]

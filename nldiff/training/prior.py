@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.layers import ScoreNetwork
+from nldiff.priors import save_prior
 from nldiff.priors.edm import NOISE_LEVELS, EDMDenoiser, denoising_loss
-from nldiff.priors.saved import save_prior
 from nldiff.training.data import Augmentation, Crops
 from nldiff.training.loop import Job, LoopConfig, StepReport, compute_dtype, run
 from nldiff.version import __version__

@@ -122,7 +122,7 @@ def test_blind_curve_approaches_the_true_one(name: str, reached: float) -> None:
     assert curve_error(truth, waveshaper) < reached
     assert posterior.operator is waveshaper
     assert posterior.cost.shape == (10, 1)
-    assert posterior.cost[-3:].mean() < 0.1 * posterior.cost[0, 0]
+    assert posterior.cost[-3:].mean() < 0.5 * posterior.cost[0, 0]
     # all that is left is the last guidance step: eq. 9 gives it the RMS zeta sigma, and churn raises sigma
     error = (posterior.audio - x).square().mean().sqrt().item()
     assert error == pytest.approx(settings.zeta * settings.sigma_min * math.sqrt(2), rel=0.05)

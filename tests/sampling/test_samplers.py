@@ -22,7 +22,7 @@ every_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
 def rate(sigma: float, spread: float) -> float:
-    """Slope of the ODE by the signal for the prior N(0, spread^2): (x - D(x)) / sigma = x sigma / (sigma^2 + spread^2)."""
+    """Factor of x in the slope of the ODE, (x - D(x)) / sigma, for the prior N(0, spread^2)."""
     return sigma / (sigma**2 + spread**2)
 
 
@@ -74,9 +74,7 @@ def test_order_of_convergence(name: str) -> None:
     def error(steps: int) -> float:
         settings = SamplerSettings(steps=steps, sigma_min=1e-4)
         levels, spread = settings.schedule().tolist(), 0.3
-        x = torch.ones(1, 1, dtype=torch.float64)
-        for x, _ in SAMPLERS[name](x, levels, no_churn, linear_guide(spread)):
-            pass
+        *_, (x, _) = SAMPLERS[name](torch.ones(1, 1).double(), levels, no_churn, linear_guide(spread))
         return abs(x.item() - spread / math.hypot(levels[0], spread))
 
     assert math.log2(error(200) / error(400)) == pytest.approx(ORDERS[name], abs=0.1)

@@ -1,4 +1,4 @@
-"""What is needed to work on a recording at the level of a prior: its chunks, rates, level, and random numbers.
+"""A recording at the level of a prior: its chunks, rates and levels, and what is done to chunks there.
 
 The prior samples at its own rate. Signals are refined at the rate of the recording: resampled, what was clipped
 overshoots and is no function of the clean samples any more.
@@ -14,48 +14,49 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from nldiff import sound
-from nldiff.operators.distortions import Distortion, estimate_input_rms
+from nldiff.operators import Operator, estimate_input_rms
+from nldiff.priors import Prior
 from nldiff.priors.edm import karras_schedule
-from nldiff.priors.saved import Prior
-from nldiff.restoration.refine import IncreasingCurve, polish, sparsest_consistent
-from nldiff.restoration.settings import RestoreConfig, sampler_settings
-from nldiff.sampling.posterior import Posterior, SamplerSettings, Step, generators, sample
+from nldiff.restoration.increasing import IncreasingCurve
+from nldiff.restoration.polish import polish, polish_levels
+from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
+from nldiff.restoration.sparse import sparsest_consistent, spread
+from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
+from nldiff.sampling.start import first_guess
 from nldiff.sound.chunks import chunk_starts
-from nldiff.sound.histogram import histogram_match
-from nldiff.sound.rates import from_rate
 from nldiff.sound.recording import Recording
-
-Curve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is needed to work on a recording at the level of a prior; see `make_task`.
+class Workspace:
+    """A recording at the level of a prior; see `make_workspace`.
 
     Attributes:
         recording, prior, config: what to restore, and how.
-        known: the distortion in the units of the recording, where it is known.
-        settings: of the sampler.
+        known: the operator in the units of the recording, where it is known.
+        settings: of the method, complete.
         starts, length: of the chunks, in frames of the recording.
-        joint: the loudest chunks, ascending: the curve is estimated on them.
-        loudest: what of each of them it is estimated on, [channels, n].
+        joint: the loudest chunks, ascending: the operator is estimated on them.
+        excerpts: what of each of them it is estimated on, [channels, n].
         whole: that is all of them, not an excerpt.
         gain: prior level = `gain` * observed sample.
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
+        sample: draws from the posterior, see `nldiff.sampling.sample`.
     """
 
     recording: Recording
     prior: Prior
     config: RestoreConfig
-    known: Distortion | None
-    settings: SamplerSettings
+    known: Operator | None
+    settings: Settings
     starts: list[int]
     length: int
     joint: list[int]
-    loudest: list[np.ndarray]
+    excerpts: list[np.ndarray]
     whole: bool
     gain: float
     first_guess: Callable[[Tensor], Tensor]
+    sample: Callable[..., Posterior]
 
     @property
     def device(self) -> torch.device:
@@ -69,9 +70,9 @@ class Task:
 
     @property
     def windows(self) -> list[int]:
-        """Lengths of those of the refinement in samples of the recording, multiples of 4."""
+        """Lengths of the refinement's windows in samples of the recording, multiples of 4."""
         ratio = self.recording.sample_rate / self.prior.sample_rate
-        return [4 * next_fast_len(max(1, round(n * ratio / 4))) for n in self.settings.refine_windows]
+        return [4 * next_fast_len(max(1, round(n * ratio / 4))) for n in self.settings.refinement.windows]
 
     def read(self, chunk: int) -> np.ndarray:
         """A chunk [channels, length] of the recording."""
@@ -88,7 +89,7 @@ class Task:
 
     def at_own_rate(self, x: Tensor, length: int) -> Tensor:
         """The way back: [batch, time] to [batch, length]."""
-        back = from_rate(x.cpu().numpy(), self.prior.sample_rate, self.recording.sample_rate, length)
+        back = sound.from_rate(x.cpu().numpy(), self.prior.sample_rate, self.recording.sample_rate, length)
         return torch.from_numpy(back).to(x.device)
 
     def sources(self, chunks: list[int]) -> list[torch.Generator]:
@@ -97,97 +98,71 @@ class Task:
         return generators([seed_of(self.config.seed, chunk, channel) for chunk in chunks for channel in channels])
 
     def sampled(
-        self, chunks: list[int], y: Tensor, curve: Curve, level: float | None, callback: Callable[[Step], None]
+        self, chunks: list[int], y: Tensor, operator: Operator, level: float | None, callback: Callable[[Step], None]
     ) -> Posterior:
         """Samples at the prior's rate for `y` [chunks * channels, n] at that of the recording, see `sample`."""
-        s, y = self.settings, self.at_prior_rate(y)
-        return sample(
+        s, y = self.settings.sampler, self.at_prior_rate(y)
+        return self.sample(
             self.prior.denoiser,
             y,
-            curve,
+            operator.at_rate(self.recording.sample_rate, self.prior.sample_rate),
             karras_schedule(s.steps, s.sigma_min, s.sigma_max, s.rho).to(self.device),
             s,
             self.sources(chunks),
+            fit=self.settings.operator_fit,
+            cost=CompressedSTFTCost(self.settings.cost),
             start=self.first_guess(y),
             level=level,
             batch_size=self.batch_size,
             callback=callback,
         )
 
-    def refined(self, x: Tensor, curve: IncreasingCurve, y: Tensor, iterations: int) -> Tensor:
+    def refined(self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False) -> Tensor:
         """The sparsest signal under which the curve gives `y`, from the estimate `x`, at the recording's rate.
 
         Args:
             x: [batch, n].
             curve: that of all items.
             y: what was observed, at the prior's level, same shape.
-            iterations: see `sparsest_consistent`.
+            brief: spend only as many iterations as an estimate of the curve needs.
         """
-        return sparsest_consistent(x, *_bounds(curve, y), self.windows, iterations)
+        settings = self.settings.refinement
+        iterations = 1 + settings.iterations // self.settings.curve.iterations_divisor if brief else settings.iterations
+        return sparsest_consistent(x, curve.feasible(y), self.windows, iterations, settings)
+
+    def spread(self, x: Tensor) -> float:
+        """See `spread`; `x` [batch, n] at the recording's rate."""
+        return spread(x, self.windows, self.settings.refinement.energy_floor)
 
     def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
         """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
+        levels = polish_levels(self.settings.polish, self.settings.sampler.sigma_min)
         rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
-        return polish(self.prior.denoiser, x, *_bounds(curve, y), self.settings, self.sources(chunks), *rates)
-
-    def samples_are_result(self, increasing: bool) -> bool:
-        """Whether sampling for the curve restores the joint chunks: an excerpt does not, and refining is better.
-
-        Args:
-            increasing: whether the curve is, and signals are refined for that reason; so in the methods below.
-        """
-        return self.whole and not increasing
-
-    def calls(self, increasing: bool) -> list[list[int]]:
-        """Chunks that are left to restore once the curve is known, in order, those of one network call together."""
-        ready = self.joint if self.samples_are_result(increasing) else []
-        chunks = [chunk for chunk in range(len(self.starts)) if chunk not in ready]
-        per_call = max(1, self.batch_size // self.recording.channels)
-        return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
-
-    def steps(self, increasing: bool, sampled: bool = True) -> int:
-        """Steps that progress counts in all: those of sampling for the curve, if there is any, and of every call."""
-        in_a_call = 1 if increasing else self.settings.steps
-        return sampled * self.settings.steps + in_a_call * len(self.calls(increasing))
+        return polish(self.prior.denoiser, x, curve.feasible(y), levels, self.sources(chunks), *rates)
 
 
-@dataclass
-class Progress:
-    """Counts steps: `on_step`, where there is one, is called with (steps done, steps in all)."""
-
-    on_step: Callable[[int, int], None] | None
-    planned: int
-    done: int = 0
-
-    def advance(self) -> None:
-        """One more step is done."""
-        self.done += 1
-        if self.on_step:
-            self.on_step(self.done, self.planned)
-
-    def plan(self, steps: int) -> None:
-        """There are `steps` in all after all; says so where all of them are done already."""
-        changed, self.planned = steps != self.planned, steps
-        if changed and self.done == steps and self.on_step:
-            self.on_step(self.done, self.planned)
-
-
-def make_task(recording: Recording, prior: Prior, config: RestoreConfig, known: Distortion | None) -> Task:
+def make_workspace(
+    recording: Recording,
+    prior: Prior,
+    config: RestoreConfig,
+    known: Operator | None,
+    sample: Callable[..., Posterior] = sample,
+) -> Workspace:
     """Find the loudest chunks, the level, and from both the first guess.
 
     Raises:
-        NldiffError: unusable settings of the sampler.
+        NldiffError: unusable settings of the method.
     """
-    settings = sampler_settings(prior, config)
+    settings = resolve_settings(prior, config)
     starts, length = chunk_starts(recording, config.chunk_seconds, config.overlap_seconds)
     powers = np.array([_mean_square(recording.read(start, length)) for start in starts])
     count = max(1, config.joint_items // recording.channels)
     joint = np.sort(np.argsort(-powers, kind="stable")[:count]).tolist()
-    excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refine_iterations else length
-    loudest = [_loudest(recording.read(starts[chunk], length), excerpt) for chunk in joint]
-    rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in loudest])))
+    excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refines else length
+    excerpts = [_loudest(recording.read(starts[chunk], length), excerpt) for chunk in joint]
+    rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in excerpts])))
     gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
-    return Task(
+    return Workspace(
         recording=recording,
         prior=prior,
         config=config,
@@ -196,19 +171,12 @@ def make_task(recording: Recording, prior: Prior, config: RestoreConfig, known: 
         starts=starts,
         length=length,
         joint=joint,
-        loudest=loudest,
+        excerpts=excerpts,
         whole=excerpt >= length,
         gain=gain,
-        first_guess=_first_guess(config, np.concatenate(loudest, axis=1) * gain, prior.sigma_data),
+        first_guess=first_guess(config.warm_start, np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
+        sample=sample,
     )
-
-
-def _first_guess(config: RestoreConfig, samples: np.ndarray, rms: float) -> Callable[[Tensor], Tensor]:
-    """See `Task`; from observed samples [channels, n] at the prior's level and the RMS of clean ones."""
-    if config.warm_start == "observation":
-        return lambda y: y
-    match = histogram_match(samples, rms)
-    return lambda y: torch.from_numpy(match(y.cpu().numpy())).to(y.device)
 
 
 def seed_of(*parts: int) -> int:
@@ -225,9 +193,3 @@ def _loudest(chunk: np.ndarray, excerpt: int) -> np.ndarray:
     starts = range(0, max(1, chunk.shape[1] - excerpt + 1), max(1, excerpt // 4))
     best = starts[int(np.argmax([_mean_square(chunk[:, i : i + excerpt]) for i in starts]))]
     return chunk[:, best : best + excerpt]
-
-
-def _bounds(curve: IncreasingCurve, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of the clean samples of `y` [batch, n]; those of an item do not depend on its neighbours."""
-    low, high = zip(*(curve.bounds(item) for item in y), strict=True)
-    return torch.stack(low), torch.stack(high)

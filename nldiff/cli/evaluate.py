@@ -1,0 +1,47 @@
+"""`nldiff evaluate`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nldiff.cli.bars import resume_bar
+from nldiff.evaluation import evaluate, load_experiment
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/eval")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of clean clips instead of the CONFIG's")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (default: out/eval/CONFIG)")
+    parser.add_argument("--smoke", action="store_true", help="a few quick cells, to see that all works")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the experiment that the configuration describes."""
+    config = load_experiment(options.config, options.data, options.smoke, options.overrides)
+    folder = options.out or Path("out/eval") / (options.config.stem + ("-smoke" if options.smoke else ""))
+    # torchrun starts this in every process; one of them talks.
+    talks = os.environ.get("RANK", "0") == "0"
+    with tqdm(unit="cell", disable=options.quiet or not talks, delay=1e-3, dynamic_ncols=True) as bar:
+
+        def on_progress(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.total = total
+                resume_bar(bar, done)
+            bar.update(done - bar.n)
+
+        def warn(message: str) -> None:
+            if talks:
+                tqdm.write(f"warning: {message}", file=sys.stderr)
+
+        outcome = evaluate(config, folder, on_progress, warn)
+    if outcome and outcome.failed:
+        print(f"warning: {outcome.failed} of {outcome.cells} cells failed: see summary.md", file=sys.stderr)
+    if outcome and not options.quiet:
+        print(folder / "summary.md")
+    return 0

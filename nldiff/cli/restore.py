@@ -1,0 +1,162 @@
+"""`nldiff restore` and `infer.py`."""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nldiff import sound
+from nldiff.cli.summary import summary
+from nldiff.config import load_config
+from nldiff.devices import choose_device
+from nldiff.errors import NldiffError
+from nldiff.operators import DISTORTIONS, WAVESHAPERS, Operator, Recipe, parse_operator
+from nldiff.priors import SHIPPED, Prior
+from nldiff.priors.choice import load_candidates
+from nldiff.restoration.methods import METHODS, Method, find_method
+from nldiff.restoration.output import restore_file, scratch_folder
+from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="audio file or folder; key=value changes any setting of --config",
+    )
+    add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add(
+        "--method",
+        metavar="NAME",
+        help=f"{', '.join(METHODS)}, or weights of a network by name or file (default: blind, or informed if --known)",
+    )
+    add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: what suits INPUT)")
+    add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
+    add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
+    add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
+    add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
+    add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
+    add("--device", help="auto, cpu, cuda or mps (default: auto)")
+    add(
+        "--known",
+        metavar="NAME:PARAM=VALUE,…",
+        help=f"the distortion, if it is known, or several ('A > B'): {', '.join(DISTORTIONS)}",
+    )
+    add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
+    add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    add("--quiet", action="store_true", help="no progress bar, no summary")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Restore every input; a bad one is reported and the others go on."""
+    known = parse_operator(options.known).build(None) if options.known else None
+    distort = parse_operator(options.distort) if options.distort else None
+    overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
+    paths = sound.find_audio([text for text in options.inputs if text not in overrides])
+    if not paths:
+        raise NldiffError("no INPUT given: an audio file or a folder expected")
+    if options.samples < 1:
+        raise NldiffError(f"--samples {options.samples}: at least 1 expected")
+    method = _method(options)
+    config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
+    check_config(config)
+    _check_names(paths, options)
+    device = choose_device(config.device)
+    priors = load_candidates(config.prior, device) if method.uses_prior else []
+    for prior in priors:
+        resolve_settings(prior, config)
+    with scratch_folder(options.output):
+        pass  # a folder that cannot be written is found before the work, and reported once
+    failed = 0
+    for path in paths:
+        try:
+            for number in range(options.samples):
+                _restore_one(path, options, config, number, priors, known, distort, method)
+        except NldiffError as error:
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            print(f"error: {message}", file=sys.stderr)
+            failed = 1
+    return failed
+
+
+def _method(options: argparse.Namespace) -> Method:
+    """The method, after validating that the other options are for it.
+
+    A blind method that is told the operator is the informed one.
+    """
+    name = options.method or "blind"
+    if options.known and name == "blind":
+        name = "informed"
+    method = find_method(name, options.weights)
+    for option in ("prior", "waveshaper", "steps"):
+        if getattr(options, option) is not None and not method.uses_prior:
+            raise NldiffError(f"--{option} {getattr(options, option)}: --method {name} does not use it")
+    if options.samples > 1 and not method.random:
+        raise NldiffError(f"--samples {options.samples}: --method {name} gives the same every time")
+    if options.known and method.operator == "ignores":
+        raise NldiffError(f"--known {options.known}: --method {name} cannot use it")
+    if method.operator == "needs" and not options.known:
+        raise NldiffError(f"--method {name} needs the operator: --known NAME:PARAM=VALUE,…")
+    if method.needs_clean and not options.distort:
+        raise NldiffError(f"--method {name} needs the clean signal: only with --distort, where INPUT is clean")
+    return method
+
+
+def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
+    """Settings that have an option of their own; the option counts."""
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
+    if options.steps is not None:
+        given["sampler"] = {**config.sampler, "steps": options.steps}
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
+
+
+def _check_names(paths: list[Path], options: argparse.Namespace) -> None:
+    """Validate up front that results overwrite neither each other nor an input."""
+    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
+    if count > 1:
+        raise NldiffError(f"{count} inputs are called '{stem}' and would overwrite each other: restore them separately")
+    inputs = {path.resolve() for path in paths}
+    for path in paths:
+        for number in range(options.samples):
+            result = options.output / f"{_stem(path, options, number)}.restored.wav"
+            if result.resolve() in inputs:
+                raise NldiffError(f"{result} is an input and would be overwritten by the result of {path}")
+
+
+def _stem(path: Path, options: argparse.Namespace, number: int) -> str:
+    return path.stem if options.samples == 1 else f"{path.stem}.{number + 1}"
+
+
+def _restore_one(
+    path: Path,
+    options: argparse.Namespace,
+    config: RestoreConfig,
+    number: int,
+    priors: Sequence[Prior],
+    known: Operator | None,
+    distort: Recipe | None,
+    method: Method,
+) -> None:
+    """Restore sample `number` of one input, with a progress bar and a summary."""
+    config = replace(config, seed=config.seed + number)
+    stem = _stem(path, options, number)
+    # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
+    with tqdm(desc=stem, unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        outputs = restore_file(
+            path, options.output, priors, config, stem=stem, known=known, distort=distort,
+            method=method, weights=options.weights, on_step=on_step,
+        )  # fmt: skip
+    if not options.quiet:
+        print(summary(path, outputs))

@@ -1,0 +1,46 @@
+"""What the commands that train share: their arguments, and a progress bar."""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from nldiff.cli.bars import resume_bar
+from nldiff.config import load_config
+from nldiff.training.loop import LoopConfig, StepReport
+
+_Config = TypeVar("_Config", bound=LoopConfig)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
+    """Add the arguments of a training; `examples` is a folder of configurations."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"YAML file, see {examples}")
+    parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
+
+
+def run_training(
+    options: argparse.Namespace,
+    schema: type[_Config],
+    training: Callable[[_Config, bool, Callable[[StepReport], None]], Path],
+) -> int:
+    """Run a training with a progress bar; returns the exit code."""
+    config = load_config(schema, options.config, options.overrides)
+    # torchrun starts this in every process; one of them talks.
+    quiet = options.quiet or os.environ.get("RANK", "0") != "0"
+    with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
+
+        def on_step(report: StepReport) -> None:
+            if bar.n == 0:
+                resume_bar(bar, report.step - 1)
+            bar.set_postfix(loss=f"{report.loss:.3f}", refresh=False)
+            bar.update()
+
+        path = training(config, options.resume, on_step)
+    if not quiet:
+        print(path)
+    return 0

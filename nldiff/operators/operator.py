@@ -1,0 +1,203 @@
+"""The contract of an operator, and operators that are made of others: `Rescaled` and `Chain`."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from nldiff.errors import NldiffError
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What tables and pictures show of an operator.
+
+    Attributes:
+        inputs: values of the clean signal, `[G]`.
+        curve: what every parameter set makes of them, `[P, G]`; for an operator with memory its static curve.
+    """
+
+    inputs: Tensor
+    curve: Tensor
+
+
+class Operator(ABC):
+    """What maps clean to observed audio, `[B, T]` to `[B, T]`, differentiable with respect to audio and parameters.
+
+    The class has no constructor: a family of learnable operators inherits from `nn.Module` as well, `nn.Module` first.
+
+    Attributes:
+        parameter_sets: number P of parameter sets; they serve P groups of consecutive items. None: one operator for
+            any number of items.
+        context: number of past samples that an output sample depends on, to 60 dB; 0 for a curve.
+        keeps_level: False if the output is louder by a gain that says nothing of a restoration.
+    """
+
+    parameter_sets: int | None = None
+    context: int = 0
+    keeps_level: bool = True
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Distort audio `[B, T]`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Distort audio, see `forward`."""
+        return self.forward(x)
+
+    def static(self, x: Tensor) -> Tensor:
+        """Apply the static curve, elementwise: the operator without its filters."""
+        return self(x)
+
+    def prepare(self, x: Tensor) -> Callable[[], Tensor]:
+        """Fix the input, to evaluate the operator many times while only its parameters change.
+
+        Args:
+            x: audio `[B, T]`; no gradient flows to it.
+
+        Returns:
+            A function without arguments that equals `forward(x)` for the parameters at the time of its call.
+        """
+        fixed = x.detach()
+        return lambda: self(fixed)
+
+    def reset(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
+        """Initialise the parameters, if there are any.
+
+        Args:
+            y: observed audio `[B, T]`.
+            sources: one CPU generator per parameter set, so that a result does not depend on the batch.
+        """
+        return
+
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters that require a gradient."""
+        return [p for p in self.parameters() if p.requires_grad] if isinstance(self, nn.Module) else []
+
+    def at_level(self, level: float) -> Operator:
+        """The same operator for audio that was multiplied by `level`: `g f(x / g)`."""
+        return Rescaled(self, level, level)
+
+    def at_rate(self, own: int, other: int) -> Operator:
+        """The same device for audio at the rate `other` instead of `own`, Hz; a curve returns itself."""
+        return self
+
+    @torch.no_grad()
+    def portrait(self, inputs: Tensor) -> Portrait:
+        """Sample the static curve of every parameter set at the values `inputs` `[G]`, without gradient."""
+        return Portrait(inputs, self.static(inputs.expand(self.parameter_sets or 1, -1)))
+
+
+class Rescaled(nn.Module, Operator):
+    """An operator in other units: `y = f(x / input_level) * output_level`.
+
+    Args:
+        operator: f.
+        input_level: value of `x` that f takes as 1; negative to turn the signal upside down.
+        output_level: value of `y` for an output of 1, likewise.
+
+    Raises:
+        NldiffError: if a level is zero or not finite.
+    """
+
+    def __init__(self, operator: Operator, input_level: float, output_level: float) -> None:
+        super().__init__()
+        for name, level in (("input_level", input_level), ("output_level", output_level)):
+            if not math.isfinite(level) or level == 0:
+                raise NldiffError(f"rescaled operator: {name}={level}: a finite number other than 0 expected")
+        self.operator, self.input_level, self.output_level = operator, input_level, output_level
+        self.parameter_sets, self.context = operator.parameter_sets, operator.context
+        self.keeps_level = operator.keeps_level
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distort audio `[B, T]`."""
+        return self.operator(x / self.input_level) * self.output_level
+
+    def static(self, x: Tensor) -> Tensor:
+        """Apply the static curve, elementwise."""
+        return self.operator.static(x / self.input_level) * self.output_level
+
+    def prepare(self, x: Tensor) -> Callable[[], Tensor]:
+        """Fix the input, see `Operator.prepare`."""
+        evaluate = self.operator.prepare(x / self.input_level)
+        return lambda: evaluate() * self.output_level
+
+    def reset(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
+        """Initialise the operator from the observation in its own units."""
+        self.operator.reset(y / self.output_level, sources)
+
+    def at_rate(self, own: int, other: int) -> Operator:
+        """The same device at another rate, see `Operator.at_rate`."""
+        operator = self.operator.at_rate(own, other)
+        return self if operator is self.operator else Rescaled(operator, self.input_level, self.output_level)
+
+
+class Chain(nn.Module, Operator):
+    """Operators one after the other, with a dry path round all of them: `mix * f_n(... f_1(x)) + (1 - mix) * x`.
+
+    `str()` of a chain of known distortions gives the text that `parse_operator` reads.
+
+    Args:
+        operators: f_1 to f_n, at least one.
+        mix: weight of the distorted signal, 0 to 1.
+
+    Raises:
+        NldiffError: if there are no operators, their numbers of parameter sets differ, or `mix` is out of its range.
+    """
+
+    def __init__(self, operators: Sequence[Operator], mix: float = 1.0) -> None:
+        super().__init__()
+        sets = {operator.parameter_sets for operator in operators} - {None}
+        if not operators or len(sets) > 1:
+            raise NldiffError("chain: one or more operators with the same number of parameter sets expected")
+        if not 0 <= mix <= 1:
+            raise NldiffError(f"chain: mix={mix:g} is out of range (0 to 1)")
+        self.operators, self.mix = tuple(operators), mix
+        for i, operator in enumerate(operators):
+            if isinstance(operator, nn.Module):
+                self.add_module(str(i), operator)
+        self.parameter_sets = next(iter(sets), None)
+        self.context = sum(operator.context for operator in operators)
+        self.keeps_level = all(operator.keeps_level for operator in operators)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distort audio `[B, T]`."""
+        return torch.lerp(x, _through(self.operators, x), self.mix)
+
+    def static(self, x: Tensor) -> Tensor:
+        """Apply the static curves of all operators and the dry path, elementwise."""
+        return torch.lerp(x, _through([operator.static for operator in self.operators], x), self.mix)
+
+    def prepare(self, x: Tensor) -> Callable[[], Tensor]:
+        """Fix the input, see `Operator.prepare`; what comes before the first trainable operator is evaluated once."""
+        learns = [bool(operator.trainable()) for operator in self.operators]
+        first = learns.index(True) if any(learns) else len(learns) - 1
+        dry = x.detach()
+        with torch.no_grad():
+            evaluate = self.operators[first].prepare(_through(self.operators[:first], dry))
+        return lambda: torch.lerp(dry, _through(self.operators[first + 1 :], evaluate()), self.mix)
+
+    def reset(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
+        """Initialise the operators in order, each from the observation: the signals between them are unknown."""
+        for operator in self.operators:
+            operator.reset(y, sources)
+
+    def at_rate(self, own: int, other: int) -> Operator:
+        """The same device at another rate, see `Operator.at_rate`."""
+        operators = [operator.at_rate(own, other) for operator in self.operators]
+        unchanged = all(a is b for a, b in zip(operators, self.operators, strict=True))
+        return self if unchanged else Chain(operators, self.mix)
+
+    def __str__(self) -> str:
+        """Write as `first > second; mix=value`."""
+        return " > ".join(map(str, self.operators)) + (f"; mix={self.mix!r}" if self.mix != 1 else "")
+
+
+def _through(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    return reduce(lambda signal, function: function(signal), functions, x)

@@ -1,0 +1,109 @@
+"""The methods with a diffusion prior: blind restoration, and the one that is told the operator.
+
+Chunks and channels of a recording share one operator: it is estimated by sampling on the loudest chunks jointly, then
+held fixed while the chunks are restored one after the other, so memory does not grow with the length.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from nldiff import sound
+from nldiff.priors.choice import choose_prior
+from nldiff.restoration.estimation import Estimate, estimate_operator
+from nldiff.restoration.job import Emit, Job, OnStep
+from nldiff.restoration.progress import Progress
+from nldiff.restoration.result import Fit, Sampling
+from nldiff.restoration.settings import check_config
+from nldiff.restoration.strategies import Strategy, allowed_strategies, split_channels
+from nldiff.restoration.workspace import Workspace, make_workspace
+from nldiff.sampling import Posterior, sample
+from nldiff.sound.chunks import joined
+
+
+def diffusion(
+    told: bool, waveshaper: str | None = None, sample: Callable[..., Posterior] = sample
+) -> Callable[[Job, Emit, OnStep], Fit]:
+    """The function of a method with a diffusion prior.
+
+    Args:
+        told: it uses the known operator of the job.
+        waveshaper: family of the curve instead of that of the settings.
+        sample: draws from the posterior.
+    """
+
+    def run(job: Job, emit: Emit, on_step: OnStep) -> Fit:
+        config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
+        return _restore(
+            dataclasses.replace(job, config=config, known=job.known if told else None), sample, emit, on_step
+        )
+
+    return run
+
+
+def _restore(job: Job, sample: Callable[..., Posterior], emit: Emit, on_step: OnStep) -> Fit:
+    started = time.monotonic()
+    check_config(job.config)
+    choice = choose_prior(job.recording, job.priors)
+    work = make_workspace(job.recording, choice.prior, job.config, job.known, sample)
+    # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
+    first = allowed_strategies(work.settings.refinement.name)[0]
+    progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, [])))
+    estimate = estimate_operator(work, progress)
+    strategy, posterior = estimate.strategy, estimate.posterior
+    sampled = work.settings.sampler.steps if posterior else 0
+    progress.plan(sampled + strategy.steps(work) * len(calls(work, strategy.ready(work, posterior))))
+    for block in joined(restored_chunks(work, estimate, progress), work.starts, job.recording.frames):
+        emit(block)
+    own, used = job.recording.sample_rate, choice.prior.sample_rate
+    return Fit(
+        operator=strategy.operator,
+        observation_gain=work.gain,
+        seconds=time.monotonic() - started,
+        restored_band_hz=(own if strategy.full_band else min(own, used)) / 2,
+        sampling=Sampling(
+            prior=choice.prior.name,
+            prior_scores=choice.scores,
+            settings=work.settings,
+            cost=tuple(posterior.cost.mean(1).tolist()) if posterior else (),
+            evaluations=strategy.evaluations(work, posterior.evaluations if posterior else 0),
+            trace=estimate.trace,
+        ),
+    )
+
+
+def calls(work: Workspace, ready: list[int]) -> list[list[int]]:
+    """Chunks that are left to restore once the operator is known, in order, those of one network call together."""
+    chunks = [chunk for chunk in range(len(work.starts)) if chunk not in ready]
+    per_call = max(1, work.batch_size // work.recording.channels)
+    return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
+
+
+def restored_chunks(work: Workspace, estimate: Estimate, progress: Progress) -> Iterator[np.ndarray]:
+    """The restored chunks [channels, length] at the recording's rate and the prior's level, in order.
+
+    Raises:
+        NldiffError: sampling diverged.
+    """
+    strategy, posterior, channels = estimate.strategy, estimate.posterior, work.recording.channels
+    ready = strategy.ready(work, posterior)
+    finished: dict[int, np.ndarray] = {}
+    if posterior and ready:
+        finished = split_channels(work.at_own_rate(posterior.audio, work.length), ready, channels)
+    remaining = iter(calls(work, ready))
+    for chunk in range(len(work.starts)):
+        if chunk not in finished:
+            chunks = next(remaining)
+            y = work.observed([work.read(chunk) for chunk in chunks])
+            finished |= split_channels(strategy.restore(work, chunks, y, progress.advance), chunks, channels)
+        yield finished.pop(chunk) + _band_kept(work, strategy, estimate.polarity, chunk)
+
+
+def _band_kept(work: Workspace, strategy: Strategy, polarity: int, chunk: int) -> np.ndarray | float:
+    """What is observed of a chunk above the band that was restored, at the prior's level, if the settings keep it."""
+    given, used = work.recording.sample_rate, work.prior.sample_rate
+    if strategy.full_band or work.config.above_band == "drop" or given <= used:
+        return 0.0
+    return sound.above_band(work.read(chunk) * (polarity * work.gain), given, used)

@@ -1,0 +1,83 @@
+"""The operator of a recording, from its loudest chunks, and the strategy that it allows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nldiff.operators import Operator
+from nldiff.restoration.progress import Progress
+from nldiff.restoration.settings import configured_waveshaper
+from nldiff.restoration.strategies import Strategy, choose_strategy, polarity
+from nldiff.restoration.workspace import Workspace, seed_of
+from nldiff.sampling import Posterior, Step, generators
+
+# The curve is noted after every step at so many points within so many multiples of the prior's level.
+_NOTED_POINTS, _NOTED_SIGMAS = 201, 4.0
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How the curve came about, at the prior's level.
+
+    Attributes:
+        inputs: clean values [points].
+        curves: the curve at them after every diffusion step, [steps, points]; no rows where it was known.
+    """
+
+    inputs: np.ndarray
+    curves: np.ndarray
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The operator of a recording; see `estimate_operator`.
+
+    Attributes:
+        strategy: how to restore the chunks; it has the operator.
+        posterior: what was sampled along with it; None if nothing had to be.
+        polarity: -1 if the restored signal is upside down, else 1.
+        trace: how the curve came about.
+    """
+
+    strategy: Strategy
+    posterior: Posterior | None
+    polarity: int
+    trace: Trace
+
+
+def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
+    """Estimate the operator on the loudest excerpts by sampling; one that is known may need no sampling.
+
+    Raises:
+        NldiffError: sampling diverged.
+    """
+    y = work.observed(work.excerpts)
+    operator = work.known.at_level(work.gain) if work.known else _waveshaper(work)
+    grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data
+    noted: list[np.ndarray] = []
+    if work.known and (strategy := choose_strategy(work, operator, y, None)):
+        return Estimate(strategy, None, 1, Trace(grid.numpy(), np.zeros((0, _NOTED_POINTS))))
+
+    def on_step(step: Step) -> None:
+        if not work.known:
+            with torch.no_grad():
+                noted.append(operator.portrait(grid.to(work.device)).curve[0].cpu().numpy())
+        progress.advance()
+
+    # A known operator fixes the scale of the signal; otherwise it is held at the prior's level.
+    level = None if work.known else work.prior.sigma_data
+    posterior = work.sampled(work.joint, y, operator, level, on_step)
+    x = work.at_own_rate(posterior.audio, y.shape[1])
+    strategy = choose_strategy(work, operator, y, x)
+    assert strategy is not None, "posterior sampling is for every operator"
+    return Estimate(strategy, posterior, polarity(x, y), Trace(grid.numpy(), np.reshape(noted, (-1, _NOTED_POINTS))))
+
+
+def _waveshaper(work: Workspace) -> Operator:
+    """The learnable curve of the settings with its start values."""
+    waveshaper = configured_waveshaper(work.config).to(work.device)
+    samples = np.concatenate(work.excerpts, axis=1) * work.gain
+    sources = generators([seed_of(work.config.seed, -1, 0)])
+    waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(work.device), sources)
+    return waveshaper

@@ -1,0 +1,41 @@
+"""What a method gets to work on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from nldiff.operators import Operator
+from nldiff.priors import Prior
+from nldiff.restoration.settings import RestoreConfig
+from nldiff.sound.recording import Recording
+
+Emit: TypeAlias = Callable[[np.ndarray], object]
+"""Takes consecutive restored blocks [channels, n] float32, in order, at the method's own level."""
+
+OnStep: TypeAlias = Callable[[int, int], object] | None
+"""Called with (steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording to restore and what a method may want to know.
+
+    Attributes:
+        recording: what is to be restored.
+        config: device, seed, chunks and settings.
+        priors: candidates for methods with a prior; the one that explains the recording best is used.
+        weights: name or path of the weights of a network; None chooses them.
+        known: the operator in units of the recording's samples, where it is known.
+        clean: the clean signal [channels, frames], for methods that are allowed to look at it.
+        spade: key of `nldiff.baselines.aspade.PRESETS`.
+    """
+
+    recording: Recording
+    config: RestoreConfig
+    priors: Sequence[Prior] = ()
+    weights: str | None = None
+    known: Operator | None = None
+    clean: np.ndarray | None = None
+    spade: str = "short"

@@ -1,0 +1,72 @@
+"""A few steps of the prior from a low noise level over a refined signal.
+
+The sparsest signal has no noise floor and no breath; the prior puts them back inside the same feasible set.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nldiff.errors import require
+from nldiff.priors.edm import Denoiser
+from nldiff.restoration.feasible import FeasibleSet
+from nldiff.sampling.noise import draw_noise
+
+
+@dataclass(frozen=True)
+class PolishSettings:
+    """How the prior goes over a refined signal; the group `polish`.
+
+    Attributes:
+        sigma: noise level, at the prior's level, from which it starts; 0 leaves it out.
+        steps: number of noise levels.
+    """
+
+    sigma: float = 0.0
+    steps: int = 6
+
+    def __post_init__(self) -> None:
+        """Validate the values."""
+        require(self, "polish", ("sigma",), least=0)
+        require(self, "polish", ("steps",), least=1)
+
+
+@torch.no_grad()
+def polish(
+    denoiser: Denoiser,
+    x: Tensor,
+    feasible: FeasibleSet,
+    levels: Sequence[float],
+    sources: Sequence[torch.Generator],
+    at_prior_rate: Callable[[Tensor], Tensor] = lambda x: x,
+    at_own_rate: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """Let the prior go over `x`: noise is added, removed by the prior, and the result projected onto the feasible set.
+
+    What the prior changes is added to `x`, so that nothing is lost where its band is the narrower one.
+
+    Args:
+        denoiser: D(x, sigma).
+        x: estimates of the clean signal [batch, time] at the prior's level.
+        feasible: set of [batch, time].
+        levels: noise levels at the prior's level, falling.
+        sources: one CPU generator per item.
+        at_prior_rate: resamples signals like `x` to the rate of the prior, where that is another one.
+        at_own_rate: and back.
+
+    Returns:
+        [batch, time], a member of the set.
+    """
+    for sigma in levels:
+        before = at_prior_rate(x)
+        after = denoiser(before + sigma * draw_noise(before, sources), x.new_full((len(x),), sigma))
+        x = feasible.project(x + at_own_rate(after - before))
+    return x
+
+
+def polish_levels(settings: PolishSettings, sigma_min: float) -> list[float]:
+    """Noise levels of `polish`: from `settings.sigma` to `sigma_min`, by the same factor each; none if it is off."""
+    return np.geomspace(settings.sigma, sigma_min, settings.steps).tolist() if settings.sigma else []

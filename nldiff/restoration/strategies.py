@@ -1,0 +1,248 @@
+"""How chunks are restored once the operator is known: strategies, each of which says for which operators it is meant.
+
+A new strategy is one class and one entry of `STRATEGIES`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nldiff.errors import NldiffError
+from nldiff.operators import Operator
+from nldiff.restoration.increasing import (
+    IncreasingCurve,
+    known_increasing,
+    matched_curve,
+    nearest_increasing,
+    plain_curves,
+)
+from nldiff.restoration.workspace import Workspace
+from nldiff.sampling import Posterior
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """A way to restore the chunks of a recording.
+
+    Attributes:
+        operator: maps clean signals to observed ones at the prior's level; possibly a better one than was found before.
+        full_band: the result has the band of the recording, whatever the prior's is.
+    """
+
+    operator: Operator
+    full_band: ClassVar[bool]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
+        """The strategy for an operator, or None if it is not meant for it.
+
+        Args:
+            work: the recording, prior and settings.
+            operator: maps clean signals to observed ones at the prior's level.
+            y: observed excerpts at the prior's level, [batch, n] at the recording's rate.
+            x: clean excerpts that were sampled along with the operator, same shape; None if it is known and nothing was
+                sampled yet.
+        """
+
+    @abstractmethod
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+        """Clean chunks [chunks * channels, length] of the observed ones `y`, both at the prior's level."""
+
+    @staticmethod
+    @abstractmethod
+    def steps(work: Workspace) -> int:
+        """How often `restore` calls `on_step`."""
+
+    @abstractmethod
+    def evaluations(self, work: Workspace, spent: int) -> int:
+        """Network evaluations per item, the `spent` ones for the operator included."""
+
+    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
+        """Chunks that sampling for the operator has restored as this strategy would."""
+        return []
+
+
+@dataclass(frozen=True)
+class SparseRefinement(Strategy):
+    """For increasing curves: the sparsest signal of the feasible set, then the prior's last steps inside it."""
+
+    curve: IncreasingCurve
+    full_band = True
+
+    @classmethod
+    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> SparseRefinement | None:
+        """Fits the curve to the refined signal as well, unless it is known."""
+        settings = work.settings.curve
+        if x is None:
+            limit = settings.largest_rms * work.prior.sigma_data
+            known = known_increasing(operator, limit, y, settings)
+            if known is None:
+                return None
+            x = work.refined(work.first_guess(y), known, y, brief=True)
+            return cls(operator, tightened(work, known, x, y, refit=False))
+        curve = nearest_increasing(operator, x, y, settings)
+        if curve is None:
+            return None
+        if not operator.trainable():
+            return cls(operator, curve)
+        x, curve = refitted(work, curve, x, y)
+        curve = tightened(work, curve, x, y, refit=True)
+        # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
+        return cls(curve.table, curve)
+
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+        """Refine, polish if the settings ask for it."""
+        x = work.refined(work.first_guess(y), self.curve, y)
+        if work.settings.polish.sigma:
+            x = work.polished(chunks, x, self.curve, y)
+        on_step()
+        return x
+
+    @staticmethod
+    def steps(work: Workspace) -> int:
+        """One for all."""
+        return 1
+
+    def evaluations(self, work: Workspace, spent: int) -> int:
+        """Those of the polish."""
+        return spent + (work.settings.polish.steps if work.settings.polish.sigma else 0)
+
+
+@dataclass(frozen=True)
+class PosteriorSampling(Strategy):
+    """For every operator: samples from the posterior, as in the 2025 paper."""
+
+    full_band = False
+
+    @classmethod
+    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> PosteriorSampling | None:
+        """Needs the operator only, which stays as it was sampled."""
+        if x is None:
+            return None
+        for parameter in operator.trainable():
+            parameter.requires_grad_(False)
+        return cls(operator)
+
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+        """Sample anew with the operator held fixed."""
+        posterior = work.sampled(chunks, y, self.operator, None, lambda step: on_step())
+        return work.at_own_rate(posterior.audio, work.length)
+
+    @staticmethod
+    def steps(work: Workspace) -> int:
+        """Those of sampling."""
+        return work.settings.sampler.steps
+
+    def evaluations(self, work: Workspace, spent: int) -> int:
+        """As many again, unless sampling for the operator restored whole chunks."""
+        return spent if work.whole else 2 * spent
+
+    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
+        """The joint chunks, if they were sampled as a whole."""
+        return work.joint if posterior and work.whole else []
+
+
+STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
+"""By name of the setting `refinement.name`; the first that is for an operator is taken, the last one is for all."""
+
+
+def allowed_strategies(name: str) -> list[type[Strategy]]:
+    """The strategies that the setting `refinement.name` allows: all for "auto", else the named one and the last.
+
+    Raises:
+        NldiffError: unknown name.
+    """
+    if name not in ("auto", *STRATEGIES):
+        raise NldiffError(f"refinement.name={name}: auto or one of {', '.join(STRATEGIES)} expected")
+    return [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key) or strategy is PosteriorSampling]
+
+
+def choose_strategy(work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
+    """The first allowed strategy that is for the operator; the arguments are those of `Strategy.of`."""
+    for candidate in allowed_strategies(work.settings.refinement.name):
+        if strategy := candidate.of(work, operator, y, x):
+            return strategy
+    return None
+
+
+def refitted(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor) -> tuple[Tensor, IncreasingCurve]:
+    """Refine what the prior sampled, fit the curve to what comes out, and again; the same from plain curves.
+
+    What was sampled may have a part of the distortion left, and its curve the rest. Under a wrong curve the refined
+    signal is less sparse than under the true one, so that the sparsest of the results is kept.
+
+    Args:
+        work: the recording, prior and settings.
+        curve: the increasing curve that was sampled.
+        x: the signals that were sampled [batch, n], at the recording's rate.
+        y: what was observed of them, at the prior's level, same shape.
+
+    Returns:
+        The refined signals at the prior's level, and their curve.
+    """
+    settings = work.settings.curve
+    # A plain curve is about right or does not count: it needs no loosening.
+    strict = [1.0] * len(settings.loosening)
+    starts = [(curve, x, settings.loosening), *((plain, y, strict) for plain in plain_curves(y, settings))]
+    found = []
+    for candidate, signal, loosening in starts:
+        for factor in loosening:
+            loose = replace(candidate, tolerance=factor * candidate.tolerance)
+            signal = work.refined(signal, loose, y, brief=True)
+            candidate = matched_curve(signal, y, settings)
+        found.append((work.spread(signal), signal, candidate))
+    return _matched_at_level(work, min(found, key=itemgetter(0))[1], y)
+
+
+def tightened(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor, refit: bool) -> IncreasingCurve:
+    """Halve the tolerance of a curve as long as the refined signal stays about as sparse.
+
+    The smaller the tolerance, the less is lost of signals that were distorted a little, and the better is the curve
+    that is fitted to them; but where there is noise in the observation, the steep inverse of a saturated curve makes
+    large errors of it. If noise is weak, samples count as exact where the curve itself is steep, and keep their noise
+    floor.
+
+    Args:
+        work: the recording, prior and settings.
+        curve: as it was fitted, or is known.
+        x: refined under it, [batch, n] at the recording's rate.
+        y: what was observed, at the prior's level, same shape.
+        refit: fit the curve again after every halving but the last.
+    """
+    settings = work.settings.curve
+    loosest, finer, before = curve.tolerance, curve, work.spread(x)
+    for _ in range(settings.halvings):
+        finer = replace(finer, tolerance=curve.tolerance / 2)
+        x = work.refined(x, finer, y, brief=True)
+        after = work.spread(x)
+        if after > before + settings.spread_growth:
+            break
+        curve, before = finer, after
+        if refit:
+            x, finer = _matched_at_level(work, x, y)
+    return replace(curve, exact_where_steep=curve.tolerance <= loosest / 2**settings.exact_after)
+
+
+def _matched_at_level(work: Workspace, x: Tensor, y: Tensor) -> tuple[Tensor, IncreasingCurve]:
+    """`x` at the prior's level, and the curve that makes the distribution of `y` of it."""
+    gain = work.prior.sigma_data / float(x.square().mean().sqrt())
+    return gain * x, matched_curve(gain * x, y, work.settings.curve)
+
+
+def polarity(x: Tensor, y: Tensor) -> int:
+    """-1 if the restored `x` is upside down in relation to the observed `y`, both of one shape; else 1."""
+    return -1 if torch.sum((x - x.mean()) * (y - y.mean())) < 0 else 1
+
+
+def split_channels(x: Tensor, chunks: list[int], channels: int) -> dict[int, np.ndarray]:
+    """Chunk -> [channels, length], from [chunks * channels, length]."""
+    return dict(zip(chunks, x.cpu().numpy().reshape(len(chunks), channels, -1), strict=True))
