@@ -35,7 +35,7 @@ class Likelihood:
     settings: SamplerSettings
 
     def gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Cost C(y, f(x0)) [batch] and its gradient by the estimate `x0` [batch, time]."""
+        """Compute the cost C(y, f(x0)) [batch] and its gradient [batch, time] by the estimate `x0` [batch, time]."""
         leaf = x0.clone().requires_grad_(True)
         cost = self.cost(self.operator(leaf))
         return cost.detach(), torch.autograd.grad(cost.sum(), leaf)[0]

@@ -26,7 +26,7 @@ class Guided(NamedTuple):
 
 
 class Guide(Protocol):
-    """`guide(x, sigma)`: denoises, fits the operator and follows the observation, see `nldiff.sampling.guided`."""
+    """`guide(x, sigma)`: denoises, fits the operator and follows the observation, see `nldiff.sampling.guide`."""
 
     def __call__(self, x: Tensor, sigma: float, fit: bool = True) -> Guided:
         """Evaluate at `x` [batch, time] of noise level `sigma`; `fit` says whether the operator is fitted as well."""
