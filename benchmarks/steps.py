@@ -21,12 +21,11 @@ from nldiff.devices import choose_device, fast_dtype
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
-from nldiff.operators.waveshapers import WAVESHAPERS, make_waveshaper
-from nldiff.priors.edm import EDMDenoiser, karras_schedule
+from nldiff.operators import WAVESHAPERS, make_waveshaper
+from nldiff.priors.edm import EDMDenoiser
 from nldiff.priors.saved import Prior, load_prior
-from nldiff.restoration.settings import RestoreConfig, sampler_settings
-from nldiff.sampling.likelihood import CompressedSTFTCost
-from nldiff.sampling.posterior import Step, generators, sample
+from nldiff.restoration.settings import RestoreConfig, resolve_settings
+from nldiff.sampling import CompressedSTFTCost, Step, generators, sample
 from nldiff.training.prior import TrainingConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
@@ -139,8 +138,8 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
 
     yield "network, forward and backward to the input", timed(forward_backward)
 
-    settings = sampler_settings(prior, RestoreConfig(sampler={"steps": repeats + 2}))
-    schedule = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(device)
+    settings = resolve_settings(prior, RestoreConfig(sampler={"steps": repeats + 2}))
+    sampler, fit, cost = settings.sampler, settings.operator_fit, CompressedSTFTCost(settings.cost)
     waveshaper = make_waveshaper("ccr", 1).to(device)
     waveshaper.reset(y, generators([0]))
     stamps: list[float] = []
@@ -149,10 +148,12 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
         synchronise(device)
         stamps.append(time.perf_counter())
 
-    sample(denoiser, y, waveshaper, schedule, settings, generators([0]), level=prior.sigma_data, callback=stamp)
+    sample(
+        denoiser, y, waveshaper, sampler.schedule().to(device), sampler, generators([0]),
+        fit=fit, cost=cost, level=prior.sigma_data, callback=stamp,
+    )  # fmt: skip
     durations = [after - before for before, after in pairwise(stamps)]
-    fits = settings.operator_iterations
-    yield f"one guided step with {fits} iterations on the curve, ccr", statistics.median(durations)
+    yield f"one guided step with {fit.iterations} iterations on the curve, ccr", statistics.median(durations)
 
 
 def synchronise(device: torch.device) -> None:

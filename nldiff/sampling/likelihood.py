@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class CompressedSTFTCost(Cost):
         settings: window, step and exponent.
     """
 
-    settings: CostSettings = CostSettings()
+    settings: CostSettings = field(default_factory=CostSettings)
 
     def prepare(self, y: Tensor) -> Callable[[Tensor], Tensor]:
         """Compute the spectrum of the observation `y` [batch, time] once.

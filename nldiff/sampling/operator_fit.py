@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nldiff.operators.operator import Operator
+from nldiff.operators import Operator
 from nldiff.sampling.likelihood import Cost
 from nldiff.sampling.settings import OperatorFitSettings
 
@@ -31,8 +31,7 @@ class OperatorFit:
     ) -> None:
         self._operator, self._y, self._cost, self._settings, self._sources = operator, y, cost, settings, sources
         parameters = operator.trainable()
-        adam = torch.optim.Adam(parameters, settings.learning_rate, settings.betas) if parameters else None
-        self._adam = adam
+        self._adam = torch.optim.Adam(parameters, settings.learning_rate, settings.betas) if parameters else None
 
     def warm_up(self, start: Tensor) -> None:
         """Fit before the first diffusion step, with the `start` of sampling [batch, time] as the clean signal."""

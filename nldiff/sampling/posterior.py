@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nldiff.errors import NldiffError
-from nldiff.operators.operator import Operator
+from nldiff.operators import Operator
 from nldiff.priors.edm import Denoiser
 from nldiff.sampling.denoising import PartwiseDenoiser
 from nldiff.sampling.guide import Likelihood, PosteriorGuide
@@ -138,6 +138,8 @@ def _start(
         raise NldiffError("sampling needs either an observation and an operator or a shape alone")
     if len(sources) != len(start):
         raise NldiffError(f"sampling: {len(sources)} random generators for {len(start)} items")
+    if operator is not None and len(start) % (operator.parameter_sets or 1):
+        raise NldiffError(f"sampling: {operator.parameter_sets} parameter sets of the operator for {len(start)} items")
     return start
 
 

@@ -1,7 +1,7 @@
 """Samplers: solvers of the guided probability-flow ODE from the first noise level to 0.
 
-A sampler is a generator function. It gets noisy audio, its noise levels, the churn and the guide, and yields after every
-step. A new one is a function here and a line in `SAMPLERS`.
+A sampler is a generator function. It gets noisy audio, its noise levels, the churn and the guide, and yields after
+every step. A new one is a function here and a line in `SAMPLERS`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Guided(NamedTuple):
 
 
 class Guide(Protocol):
-    """`guide(x, sigma)`: denoises, fits the operator and follows the observation, see `nldiff.sampling.guided`."""
+    """`guide(x, sigma)`: denoises, fits the operator and follows the observation, see `nldiff.sampling.guide`."""
 
     def __call__(self, x: Tensor, sigma: float, fit: bool = True) -> Guided:
         """Evaluate at `x` [batch, time] of noise level `sigma`; `fit` says whether the operator is fitted as well."""

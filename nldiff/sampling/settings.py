@@ -3,12 +3,11 @@
 Every class is frozen, validates itself, and serves as a structured configuration of OmegaConf.
 """
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from nldiff.errors import NldiffError
+from nldiff.errors import NldiffError, require
 from nldiff.priors.edm import karras_schedule
 from nldiff.sampling.samplers import SAMPLERS
 
@@ -26,8 +25,8 @@ class SamplerSettings:
         churn: S_churn, how much noise is added and removed again over the whole run; 0 adds none.
         noise_scale: S_noise, scale of that noise.
         zeta: strength of the guidance, eq. 9.
-        through_denoiser: whether the gradient of the cost passes through the network, as in eq. 7. Otherwise it is taken
-            at the denoised estimate, which needs no backward pass.
+        through_denoiser: whether the gradient of the cost passes through the network, as in eq. 7. Otherwise it is
+            taken at the denoised estimate, which needs no backward pass.
 
     Raises:
         NldiffError: unknown sampler, or a value out of its range.
@@ -45,10 +44,13 @@ class SamplerSettings:
 
     def __post_init__(self) -> None:
         """Validate."""
-        _require(self.name in SAMPLERS, f"sampler.name={self.name}", f"one of {', '.join(SAMPLERS)}")
-        _require_least(self, "sampler", steps=2, rho=1e-3, churn=0.0, noise_scale=0.0, zeta=0.0)
-        _require(0 < self.sigma_min < math.inf, f"sampler.sigma_min={self.sigma_min}", "a number above 0")
-        _require_least(self, "sampler", sigma_max=self.sigma_min * (1 + 1e-6))
+        if self.name not in SAMPLERS:
+            raise NldiffError(f"sampler.name={self.name}: one of {', '.join(SAMPLERS)} expected")
+        require(self, "sampler", ("steps",), least=2)
+        require(self, "sampler", ("rho",), least=1e-3)
+        require(self, "sampler", ("sigma_min",), above=0)
+        require(self, "sampler", ("sigma_max",), least=self.sigma_min * (1 + 1e-6))
+        require(self, "sampler", ("churn", "noise_scale", "zeta"), least=0)
 
     def schedule(self) -> Tensor:
         """Noise levels [steps + 1] from `sigma_max` down to `sigma_min`, then 0."""
@@ -74,10 +76,13 @@ class CostSettings:
 
     def __post_init__(self) -> None:
         """Validate."""
-        _require(self.n_fft >= 2 and self.n_fft % 2 == 0, f"cost.n_fft={self.n_fft}", "an even number of at least 2")
-        proper = 0 < self.hop < self.n_fft and self.n_fft % self.hop == 0
-        _require(proper, f"cost.hop={self.hop}", f"a proper divisor of cost.n_fft={self.n_fft}")
-        _require(0 < self.exponent <= 1, f"cost.exponent={self.exponent:g}", "a number above 0 and at most 1")
+        require(self, "cost", ("n_fft", "hop"), least=1)
+        if self.n_fft % 2:
+            raise NldiffError(f"cost.n_fft={self.n_fft}: an even number expected")
+        if self.hop == self.n_fft or self.n_fft % self.hop:
+            raise NldiffError(f"cost.hop={self.hop}: a proper divisor of cost.n_fft={self.n_fft} expected")
+        if not 0 < self.exponent <= 1:
+            raise NldiffError(f"cost.exponent={self.exponent:g}: a number above 0 and at most 1 expected")
 
 
 @dataclass(frozen=True)
@@ -106,19 +111,8 @@ class OperatorFitSettings:
 
     def __post_init__(self) -> None:
         """Validate."""
-        _require_least(self, "operator_fit", iterations=0, learning_rate=0.0, warmup=0, segments=0, segment_length=1)
-        valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(valid, f"operator_fit.betas={list(self.betas)}", "two numbers, at least 0 and below 1,")
-
-
-def _require(valid: bool, setting: str, expected: str) -> None:
-    if not valid:
-        raise NldiffError(f"{setting}: {expected} expected")
-
-
-def _require_least(settings: object, group: str, **least: float) -> None:
-    """Require finite values of at least `least`, and whole numbers where the bound is an `int`."""
-    for name, bound in least.items():
-        value, kind = getattr(settings, name), "a whole number" if isinstance(bound, int) else "a number"
-        valid = bound <= value < math.inf and (isinstance(value, int) or not isinstance(bound, int))
-        _require(valid, f"{group}.{name}={value}", f"{kind} of at least {bound:g}")
+        require(self, "operator_fit", ("iterations", "learning_rate", "warmup", "segments"), least=0)
+        require(self, "operator_fit", ("segment_length",), least=1)
+        require(self, "operator_fit", ("betas",), least=0, below=1)
+        if len(self.betas) != 2:
+            raise NldiffError(f"operator_fit.betas={self.betas}: two numbers expected")
