@@ -126,11 +126,7 @@ def aspade(
     observed, at_low, at_high = _split(y.detach().cpu(), low, high)
     if not (at_low.any() or at_high.any()):
         return y.detach().to(dtype)
-    # Every sample then lies in window / hop frames. The zeros beyond both ends count as reliable.
-    margin = settings.window - settings.hop
-    padded = [F.pad(v, (margin, settings.window)) for v in (observed.to(dtype), at_low, at_high)]
-    restored = _restore_signals(*padded, settings, variant, consistent)
-    return restored[:, margin : margin + y.shape[1]].to(y.device)
+    return _restore_signals(observed.to(dtype), at_low, at_high, settings, variant, consistent).to(y.device)
 
 
 def _restore_signals(
@@ -141,6 +137,9 @@ def _restore_signals(
     overlap = settings.window // settings.hop
     synthesis_window = window / window.square().view(overlap, settings.hop).sum(0).repeat(overlap)
 
+    # Every sample then lies in `overlap` frames. The zeros beyond both ends count as reliable.
+    samples, margin = observed.shape[1], settings.window - settings.hop
+    observed, at_low, at_high = (F.pad(v, (margin, settings.window)) for v in (observed, at_low, at_high))
     views = [v.unfold(1, settings.window, settings.hop) for v in (observed, at_low, at_high)]
     clipped_frames = (views[1].any(-1) | views[2].any(-1)).nonzero()
     restored = observed.clone()
@@ -154,7 +153,7 @@ def _restore_signals(
         change = (_restore_frames(frames, lower, upper, settings, variant, consistent) - frames) * synthesis_window
         start = item * observed.shape[1] + frame * settings.hop
         restored.view(-1).index_add_(0, (start[:, None] + offsets).flatten(), change.flatten())
-    return restored
+    return restored[:, margin : margin + samples]
 
 
 def detect_clipping(y: Tensor) -> tuple[Tensor, Tensor]:

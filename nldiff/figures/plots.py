@@ -122,7 +122,7 @@ def plot_spectrograms(
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 0.9 + 2.0 * len(signals)), layout="constrained")
-    panels = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    panels = list(figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0])
     image = draw_spectrograms(panels, signals, sample_rate, _MAX_SPECTRA, frequency)
     for axes, name in zip(panels, signals, strict=True):
         axes.set_title(name, loc="left", fontsize="medium")
@@ -131,7 +131,7 @@ def plot_spectrograms(
         panels[0].set_ylim(top=fmax / 1000 if frequency == "linear" else np.log2(fmax / 1000))
     panels[-1].set_xlabel("time (s)")
     figure.supylabel("frequency (kHz)", fontsize="medium")
-    figure.colorbar(image, ax=list(panels), label="level (dB)", pad=0.02)
+    figure.colorbar(image, ax=panels, label="level (dB)", pad=0.02)
     return figure
 
 

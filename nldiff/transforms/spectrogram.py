@@ -108,7 +108,7 @@ def constant_q_magnitudes(
     """
     from nnAudio.features import CQT1992v2  # takes long to import
 
-    bands = int(bins_per_octave * math.log2(0.45 * sample_rate / lowest))
+    bands = 1 + int(bins_per_octave * math.log2(0.45 * sample_rate / lowest))
     transform = CQT1992v2(
         sr=sample_rate,
         hop_length=hop,

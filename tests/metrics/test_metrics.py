@@ -13,9 +13,9 @@ from signals import FloatArray, need, noise, two_tones, voice
 
 from nldiff.errors import NldiffError
 from nldiff.metrics import METRICS, bss_sdr, compute, delta_sdr, delta_sdr_clipped, lsd, mrstft, rr_mse, sdr, si_sdr
-from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.mrstft import RESOLUTIONS
 from nldiff.metrics.rr_mse import Curve, input_gain
+from nldiff.transforms.spectrogram import power_spectrogram
 
 SIGNALS = [name for name in METRICS if METRICS[name].inputs == "signals"]
 PAIRS = [name for name in SIGNALS if METRICS[name].needs_reference]
