@@ -17,6 +17,7 @@ from matplotlib.image import imread
 
 from nldiff.errors import NldiffError
 from nldiff.figures import plots as plotting
+from nldiff.metrics.sdr import Signal
 from nldiff.transforms.spectrogram import power_spectrogram
 
 GRID = np.linspace(-0.5, 0.5, 101)
@@ -127,7 +128,10 @@ def test_spectrograms_up_to_a_frequency_and_of_long_signals() -> None:
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_spectrograms_with_a_logarithmic_frequency_axis(rate: int) -> None:
     time = np.arange(rate) / rate
-    signals = {"low": np.sin(2 * np.pi * 110 * time), "high": torch.tensor(0.01 * np.sin(2 * np.pi * 3520 * time))}
+    signals: dict[str, Signal] = {
+        "low": np.sin(2 * np.pi * 110 * time),
+        "high": torch.tensor(0.01 * np.sin(2 * np.pi * 3520 * time)),
+    }
     figure = plotting.plot_spectrograms(signals, rate, frequency="cqt", fmax=5000)
     *panels, _ = figure.axes
     for axes, frequency, level in zip(panels, (110, 3520), (0, -40), strict=True):
