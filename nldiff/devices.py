@@ -1,4 +1,4 @@
-"""Where tensors live, and the type of numbers that convolutions are fast in there."""
+"""Devices for tensors, and the type of numbers in which their convolutions are fast."""
 
 import torch
 
@@ -6,7 +6,7 @@ from nldiff.errors import NldiffError
 
 
 def choose_device(name: str) -> torch.device:
-    """Torch device for "auto" (CUDA, else MPS, else CPU) or a device name.
+    """Torch device for a device name or "auto" (CUDA, otherwise MPS, otherwise CPU).
 
     Raises:
         NldiffError: the name is unknown or the machine lacks the device.
@@ -22,7 +22,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where convolutions are faster in it (GPU, CPU with AVX-512 BF16 or AMX), else float32."""
+    """bfloat16 on devices with fast bfloat16 convolutions (GPU, CPU with AVX-512 BF16 or AMX), otherwise float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():

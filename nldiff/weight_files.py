@@ -1,4 +1,4 @@
-"""Files of trained networks: one safetensors file holds the weights and, as JSON in its metadata, the configuration."""
+"""Files of trained networks: one safetensors file with the weights and, as JSON in its metadata, the configuration."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,10 +20,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class FileKind(Generic[Network]):
-    """A kind of trained networks: where the shipped ones lie and what its files hold.
+    """A kind of trained networks: where its shipped files lie, and what a file holds.
 
     Attributes:
-        noun: what messages call it; part of the format's name in the files.
+        noun: name of the kind in messages and in the format mark of the files.
         folder: folder of the shipped files below the package `nldiff`.
         shipped: names of the shipped files, without suffix.
         required: keys of the configuration that every file has.
@@ -38,19 +38,24 @@ class FileKind(Generic[Network]):
 
     @property
     def format(self) -> str:
-        """Mark of these files in their metadata."""
+        """Format mark in the metadata of the files."""
         return f"nldiff-{self.noun}-1"
 
     def save(self, path: Path, network: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
-        """Write `network`'s weights in a type of numbers with `config` in the metadata; atomic."""
+        """Write `network`'s weights, rounded to `dtype`, and `config` as metadata, completely or not at all.
+
+        Raises:
+            NldiffError: the file cannot be written.
+        """
         tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in network.state_dict().items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"format": self.format, "config": json.dumps(config)})
 
     def load(self, name_or_path: str | Path) -> tuple[str, Network, dict[str, Any]]:
-        """Name, network on the CPU, and configuration of a shipped file (by name) or of any file (by path).
+        """Load a shipped file by name or any file by path. Downloads and unpickles nothing.
 
-        Nothing is downloaded, nothing is unpickled.
+        Returns:
+            Name, network on the CPU, configuration.
 
         Raises:
             NldiffError: unknown name, missing, corrupted or foreign file.
@@ -65,7 +70,7 @@ class FileKind(Generic[Network]):
         return self._load(path)
 
     def read_config(self, path: Path) -> dict[str, Any]:
-        """Configuration in a file.
+        """Read the configuration of a file.
 
         Raises:
             NldiffError: the file is not one of this kind.

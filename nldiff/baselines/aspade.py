@@ -1,13 +1,13 @@
 """Declipping by sparsity, without training: A-SPADE and S-SPADE.
 
-Every windowed frame is replaced by one that agrees with the observation (equal to it where it is reliable, at or
-beyond the clipping level where it is clipped) and lies close to a spectrum of few lines. The number of lines grows
-until both descriptions agree.
+Every windowed frame is replaced by one that agrees with the observation and is close to a spectrum of few lines. To
+agree means to be equal at reliable samples and at or beyond the clipping level at clipped ones. The number of lines
+grows until both descriptions meet.
 
 Kitić, Bertin and Gribonval, "Sparsity and cosparsity for audio declipping: a flexible non-convex approach" (2015)
-introduced both; the S-SPADE here is the form of Záviška, Rajmic, Mokrý and Průša, "A proper version of synthesis-based
-sparse audio declipper" (2019). Frames, stopping rules and constants follow Záviška, Rajmic, Ozerov and Rencker, "A
-survey and an extensive evaluation of popular audio declipping methods" (2021).
+introduced both variants. The S-SPADE here is the form of Záviška, Rajmic, Mokrý and Průša, "A proper version of
+synthesis-based sparse audio declipper" (2019). Frames, stopping rules and constants follow Záviška, Rajmic, Ozerov and
+Rencker, "A survey and an extensive evaluation of popular audio declipping methods" (2021).
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nldiff.errors import NldiffError
 
 Variant = Literal["analysis", "synthesis"]
 
-# Samples of all frames worked on together: enough to keep the overhead of calls small, few enough to stay in the cache.
+# Samples of all frames in one group: enough to keep the overhead of calls small, few enough to stay in the cache.
 _GROUP = 2**17
-# A clean signal reaches its highest value once, or twice in a row after rounding; a clipped one stays there.
+# A clean signal is at its highest value once, or twice in a row after rounding; a clipped signal stays there.
 _SHORTEST_PLATEAU = 3
 
 
@@ -38,14 +39,14 @@ class SpadeSettings:
         window: length of the Hann window, samples, even.
         hop: step between frames, samples; a proper divisor of `window`.
         redundancy: length of the transform over that of the window, at least 1.
-        s: how many spectral lines (conjugate pairs) a frame may have at first, and how many more at each
-            relaxation, at least 1.
-        r: iterations from one relaxation to the next, at least 1.
-        eps: a frame is finished when its two descriptions are this close in Euclidean norm, greater than 0. It is
-            an absolute number, meant for signals with peaks of about 1.
+        s: number of spectral lines (conjugate pairs) that a frame may have at first, and that every relaxation adds,
+            at least 1.
+        r: iterations between relaxations, at least 1.
+        eps: a frame is finished when its two descriptions are this close in Euclidean norm, greater than 0. The number
+            is absolute and meant for signals with peaks of about 1.
 
     Raises:
-        NldiffError: if an option is out of its range.
+        NldiffError: an option is out of range.
     """
 
     window: int
@@ -74,7 +75,7 @@ class SpadeSettings:
 
     @property
     def max_iterations(self) -> int:
-        """Iterations after which every line would be allowed: the longest that a frame is worked on."""
+        """Upper limit of the iterations: all lines are allowed then."""
         return math.ceil(self.bins * self.r / self.s)
 
 
@@ -96,50 +97,53 @@ def aspade(
 ) -> Tensor:
     """Restore hard-clipped audio with A-SPADE ("analysis") or S-SPADE ("synthesis").
 
-    Frames without a clipped sample stay as they are. The work is done on the CPU; its time grows with the number
-    of frames that contain clipped samples and with their loudness, memory only with the length of the signal.
+    Frames without a clipped sample stay as they are. The work is done on the CPU. Time grows with the number and the
+    loudness of frames that contain clipped samples, memory only with the length of the signal.
 
     Args:
-        y: audio `[batch, time]`, time >= 1. `settings.eps` is absolute: bring the clean signal to a peak of
-            about 1 for the behaviour of the literature; quieter audio is restored in fewer iterations and less well.
-        low: samples at or below this level count as clipped: one number, `[batch]`, or None to detect it
+        y: audio `[batch, time]`, time >= 1. `settings.eps` is absolute: the literature has clean signals with a peak of
+            about 1. Quieter audio is restored in fewer iterations and less well.
+        low: lower clipping level; samples at or below it count as clipped. One number, `[batch]`, or None to detect it
             (`detect_clipping`); minus infinity if nothing is clipped below.
-        high: the same for samples at or above this level; infinity if nothing is clipped above.
+        high: upper clipping level, likewise; infinity if nothing is clipped above.
         settings: window, transform and stopping rule.
         variant: "analysis" or "synthesis".
         consistent: True gives a signal that equals y at every reliable sample and is at or beyond the level at every
-            clipped one; False gives the sparse signals, which obey that only approximately.
-        dtype: torch.float32 or torch.float64, of the computation and the result.
+            clipped one. False gives the sparse signals, which do so only approximately.
+        dtype: type of the computation and the result, torch.float32 or torch.float64.
 
     Returns:
         Audio `[batch, time]`; y itself where nothing is clipped.
 
     Raises:
-        NldiffError: if y is not finite floating-point audio of that shape, or an option is out of its range.
+        NldiffError: y is not finite floating-point audio of that shape, or an option is out of range.
     """
     _check_audio(y)
     if variant not in ("analysis", "synthesis"):
         raise NldiffError(f"SPADE variant {variant!r}: must be 'analysis' or 'synthesis'")
     if dtype not in (torch.float32, torch.float64):
         raise NldiffError(f"SPADE dtype {dtype}: must be torch.float32 or torch.float64")
-    at_low, at_high, observed = _split(y.detach().cpu(), low, high)
-    observed = observed.to(dtype)
+    observed, at_low, at_high = _split(y.detach().cpu(), low, high)
+    if not (at_low.any() or at_high.any()):
+        return y.detach().to(dtype)
+    return _restore_signals(observed.to(dtype), at_low, at_high, settings, variant, consistent).to(y.device)
 
-    window = torch.hann_window(settings.window, dtype=dtype)
+
+def _restore_signals(
+    observed: Tensor, at_low: Tensor, at_high: Tensor, settings: SpadeSettings, variant: Variant, consistent: bool
+) -> Tensor:
+    """Restore the frames that contain clipped samples, and overlap and add their changes; all are `[B, T]`."""
+    window = torch.hann_window(settings.window, dtype=observed.dtype)
     overlap = settings.window // settings.hop
     synthesis_window = window / window.square().view(overlap, settings.hop).sum(0).repeat(overlap)
 
-    # every sample lies in `overlap` frames; the zeros beyond both ends count as reliable
-    margin = settings.window - settings.hop
-    padding = (margin, settings.window)
-    observed, at_low, at_high = (torch.nn.functional.pad(v, padding) for v in (observed, at_low, at_high))
+    # Every sample then lies in `overlap` frames. The zeros beyond both ends count as reliable.
+    samples, margin = observed.shape[1], settings.window - settings.hop
+    observed, at_low, at_high = (F.pad(v, (margin, settings.window)) for v in (observed, at_low, at_high))
     views = [v.unfold(1, settings.window, settings.hop) for v in (observed, at_low, at_high)]
-
+    clipped_frames = (views[1].any(-1) | views[2].any(-1)).nonzero()
     restored = observed.clone()
     offsets = torch.arange(settings.window)
-    clipped_frames = (views[1].any(-1) | views[2].any(-1)).nonzero()
-    if len(clipped_frames) == 0:
-        return y.detach().to(dtype)
     for group in clipped_frames.split(max(1, _GROUP // settings.window)):
         item, frame = group.unbind(1)
         frames, low_frames, high_frames = (v[item, frame] for v in views)
@@ -149,25 +153,24 @@ def aspade(
         change = (_restore_frames(frames, lower, upper, settings, variant, consistent) - frames) * synthesis_window
         start = item * observed.shape[1] + frame * settings.hop
         restored.view(-1).index_add_(0, (start[:, None] + offsets).flatten(), change.flatten())
-    return restored[:, margin : margin + y.shape[1]].to(y.device)
+    return restored[:, margin : margin + samples]
 
 
 def detect_clipping(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the levels at which hard-clipped audio stays.
+    """Find the clipping levels of hard-clipped audio.
 
-    The lowest or highest value of an item is its clipping level if at least three samples in a row have exactly
-    that value. After anything that moves samples apart (a filter, a change of rate, a lossy file) nothing is found
-    and the levels must be given.
+    The lowest or highest value of an item is its clipping level if at least three samples in a row have exactly that
+    value. Anything that moves these samples apart (a filter, a change of rate, a lossy file) hides the levels; they
+    must be given then.
 
     Args:
         y: audio `[batch, time]`.
 
     Returns:
-        Lower and upper level, `[batch]` each; minus infinity and infinity where there is none, which includes items
-        that are constant.
+        Lower and upper level, `[batch]` each; minus infinity and infinity where there is none, as in a constant item.
 
     Raises:
-        NldiffError: if y is not finite floating-point audio of that shape.
+        NldiffError: y is not finite floating-point audio of that shape.
     """
     _check_audio(y)
     low, high = y.aminmax(dim=1)
@@ -193,18 +196,18 @@ def _has_plateau(marked: Tensor) -> Tensor:
 
 
 def _split(y: Tensor, low: float | Tensor | None, high: float | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Where y is clipped below and above, and y limited to the levels, `[B, T]` each."""
+    """Limit y to the clipping levels, and find where it is clipped below and above; all are `[B, T]`."""
     detected = detect_clipping(y) if low is None or high is None else (y, y)
     levels = []
     for name, given, found in (("low", low, detected[0]), ("high", high, detected[1])):
-        # in the type of the audio: a level of 0.7 is to find samples that were rounded to float32
+        # The level takes the type of the audio, so that 0.7 finds samples that were rounded to float32.
         level = found if given is None else torch.as_tensor(given, dtype=y.dtype, device=y.device)
         if level.shape not in ((), (len(y),)) or level.isnan().any():
             raise NldiffError(f"clipping level {name}={given}: must be one number or one for each of {len(y)} items")
         levels.append(level.expand(len(y))[:, None])
     if not (levels[0] < levels[1]).all():
         raise NldiffError(f"clipping levels low={low}, high={high}: low must be smaller than high")
-    return y <= levels[0], y >= levels[1], y.clamp(*levels)
+    return y.clamp(*levels), y <= levels[0], y >= levels[1]
 
 
 def _restore_frames(
@@ -218,8 +221,8 @@ def _restore_frames(
         q <- q + t - p,   analysis:   p = A P(A* q),   t = H(2 p - q)         (spectra)
                           synthesis:  p = P(q),        t = A* H(A (2 p - q))  (signals)
 
-    The scaled dual variable u of the papers is `p - q` for analysis and `q - p` for synthesis. A frame ends when
-    `|t - p| <= eps`; if it never comes to that, the iteration with the smallest `|t - p|` counts.
+    The scaled dual variable u of the papers is `p - q` for analysis and `q - p` for synthesis. A frame is finished when
+    `|t - p| <= eps`; if that never happens, the iteration with the smallest `|t - p|` counts.
     """
     analysis = variant == "analysis"
     length = settings.redundancy * settings.window
@@ -250,14 +253,14 @@ def _restore_frames(
         smallest = torch.where(better, distance, smallest)
         q += e
         active = smallest > settings.eps
-        # finished frames go along until they are many, since leaving them out costs a copy of all others
+        # Finished frames stay in the group until they are many, because removing them copies all others.
         if active.sum() <= 0.875 * len(active):
             result[index[~active]] = finish(best[~active])
             index, q, best, smallest, lower, upper = (v[active] for v in (index, q, best, smallest, lower, upper))
             if len(index) == 0:
                 return result
         x = torch.clamp(signal(q) if analysis else q, lower, upper)
-        # the number of lines is the same in all frames, which started together
+        # All frames started together and have the same number of lines.
         if (iteration + 1) % settings.r == 0:
             lines += settings.s
     result[index] = finish(best)
@@ -267,21 +270,21 @@ def _restore_frames(
 def _keep_largest(z: Tensor, lines: int) -> Tensor:
     """Hard thresholding `H`: zero all but the largest `lines` values of every half spectrum `[N, bins]`, in place.
 
-    DC counts with half its magnitude, as in the published code. Values equal to the smallest one kept stay too.
+    DC counts with half its magnitude, as in the published code. Values equal to the smallest kept value stay too.
     """
     bins = z.shape[1]
     if lines >= bins:
         return z
     power = (z * z.conj()).real.contiguous()
     power[:, 0] /= 4
-    # partial sorting in numpy is several times as fast as torch.kthvalue or torch.topk
+    # Partial sorting in numpy is several times as fast as torch.kthvalue or torch.topk.
     place = bins - lines
     threshold = torch.from_numpy(np.partition(power.numpy(), place, axis=1)[:, place, None])
     return z.mul_(power >= threshold)
 
 
 def _spectrum_norm(z: Tensor) -> Tensor:
-    """Norm of whole spectra whose halves `[N, bins]` are given; DC and Nyquist have no mirror image."""
+    """Norm of whole spectra, from their halves `[N, bins]`; DC and Nyquist have no mirror image."""
     square = torch.view_as_real(z).flatten(1).square().sum(1) * 2
     ends = torch.view_as_real(z[:, :: z.shape[1] - 1]).flatten(1).square().sum(1)
     return (square - ends).sqrt()

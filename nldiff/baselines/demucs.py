@@ -3,21 +3,22 @@
 Défossez, Usunier, Bottou and Bach, "Music source separation in the waveform domain" (2019), in the single-channel form
 of Défossez, Synnaeve and Adi, "Real time speech enhancement in the waveform domain" (2020).
 
-Imort et al. 2022 (sec. 4) reduced it "from 66M to 1M by reducing the number of blocks from 12 to 6". The 12 blocks of
-the original are 6 in the encoder and 6 in the decoder, so 6 blocks are read as `depth=3` here; `hidden=32, depth=3` has
-0.94 M parameters. Read as 6 in either half, `hidden=24, depth=6, max_hidden=96` has 1.09 M, a third of
-the work per sample, and gets further where the time for training is short.
+Imort et al. 2022 (sec. 4) reduced it "from 66M to 1M by reducing the number of blocks from 12 to 6". The original has 6
+blocks in the encoder and 6 in the decoder, so 6 blocks mean `depth=3` here: `hidden=32, depth=3` has 0.94 M parameters.
+If 6 blocks in either half are meant, `hidden=24, depth=6, max_hidden=96` has 1.09 M. It takes a third of the work per
+sample and gets further where the time for training is short.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-# Initial weights move half of the way (on a logarithmic scale) from PyTorch's to this standard deviation.
+# Initial weights move half of the way (on a logarithmic scale) from PyTorch's standard deviation to this one.
 _WEIGHT_STD = 0.1
-# Zero crossings of the resampling filter on either side.
+# Zero crossings on either side of the resampling filter.
 _ZEROS = 56
 
 
@@ -25,29 +26,32 @@ class Demucs(nn.Module):
     """U-Net on the waveform with additive skip connections.
 
     A block of the encoder is a strided convolution, ReLU, a convolution of length 1 that doubles the channels, and a
-    gate (GLU); one of the decoder a convolution of length 1, a gate, a transposed convolution and, but for the last,
-    ReLU. Channels grow by `growth` from block to block, up to `max_hidden`.
+    gate (GLU). A block of the decoder is a convolution of length 1, a gate, a transposed convolution and, except in the
+    last block, ReLU. Channels grow by `growth` from block to block, up to `max_hidden`.
 
     A causal network sees only `lookahead` samples of the future: output n does not depend on inputs after
     n + `lookahead`.
 
     Published settings: the speech denoiser is `hidden=48, depth=5, resample=4` with 18.87 M parameters (`causal=True`)
-    or 34.22 M (`causal=False`). To fit into 2.4 M parameters at 44.1 kHz, `hidden=32, depth=4, max_hidden=192` has a
-    third less channels in the first block, a quarter of them at the bottleneck (192 instead of 768), one block
-    less in encoder and decoder and no internal resampling; a latent frame is then 256 samples, 5.8 ms.
+    or 34.22 M (`causal=False`). `hidden=32, depth=4, max_hidden=192` with `resample=1` has 2.35 M parameters at
+    44.1 kHz: it has fewer channels (32 instead of 48 in the first block, 192 instead of 768 at the bottleneck), one
+    block less in encoder and decoder and no internal resampling. A latent frame is then 256 samples, 5.8 ms.
 
     Args:
         hidden: channels of the first block.
         depth: blocks of the encoder, and of the decoder.
-        kernel, stride: of the convolutions, samples; `kernel` at least `stride`.
-        growth: channels of a block over those of the block before.
+        kernel, stride: length and step of the convolutions, samples; `kernel` at least `stride`.
+        growth: factor of the channels from block to block.
         max_hidden: upper limit of the channels.
         lstm_layers: layers of the LSTM.
-        causal: LSTM forward in time only, otherwise in both directions, followed by a linear layer.
+        causal: let the LSTM run forward in time only; otherwise it runs in both directions, and a linear layer follows.
         resample: 1, 2 or 4; the network works at this multiple of the sampling rate.
-        residual: add the input to the output. A distorted signal is near the target (an input SDR of 5 to 20 dB is
-            common, and samples that are not clipped are equal to it), so the network then learns the correction only
-            instead of spending training time on passing its input through.
+        residual: add the input to the output. A distorted signal is near the target: an input SDR of 5 to 20 dB is
+            common, and samples that are not clipped are equal. The network then learns the correction only and spends
+            no training time on passing its input through.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Demucs(nn.Module):
 
     @property
     def lookahead(self) -> int:
-        """Samples of the future that a causal network depends on: one latent frame and the resampling filters."""
+        """Samples of the future that a causal network sees: one latent frame and the resampling filters."""
         frame = self._padded_length(1)
         filters = sum(2 * _ZEROS / 2**k for k in range(self.doublings))  # up and down, at 1 and 2 times the rate
         return math.ceil(frame / 2**self.doublings + filters)
@@ -120,7 +124,7 @@ class Demucs(nn.Module):
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-        x = self.linear(self.lstm(x.transpose(1, 2))[0]).transpose(1, 2)
+        x = rearrange(self.linear(self.lstm(rearrange(x, "b c t -> b t c"))[0]), "b t c -> b c t")
         for block in self.decoder:
             x = block(x + skips.pop())
         x = x[:, 0, :samples]
@@ -129,7 +133,7 @@ class Demucs(nn.Module):
         return y + x if self.residual else x
 
     def _padded_length(self, samples: int) -> int:
-        """The least length, at least `samples`, of which every sample is covered by whole frames in every block."""
+        """Least length, at least `samples`, that whole frames cover in every block."""
         for _ in range(self.depth):
             samples = max(math.ceil((samples - self.kernel) / self.stride) + 1, 1)
         for _ in range(self.depth):
@@ -138,14 +142,14 @@ class Demucs(nn.Module):
 
 
 def double_rate(x: Tensor) -> Tensor:
-    """`x` [batch, time] -> [batch, 2 time]: samples half-way between the given ones by a windowed sinc."""
+    """`x` [batch, time] -> [batch, 2 time]: a windowed sinc gives the samples half-way between those of `x`."""
     between = F.conv1d(x[:, None], _half_way_filter(x), padding=_ZEROS)[:, 0, 1:]
-    return torch.stack([x, between], dim=-1).flatten(1)
+    return rearrange(torch.stack([x, between], dim=-1), "b t n -> b (t n)")
 
 
 def halve_rate(x: Tensor) -> Tensor:
-    """`x` [batch, 2 time] -> [batch, time]: the upper half of the band is removed by a windowed sinc."""
-    even, odd = x.unflatten(1, (-1, 2)).unbind(-1)
+    """`x` [batch, 2 time] -> [batch, time]: a windowed sinc removes the upper half of the band."""
+    even, odd = rearrange(x, "b (t n) -> b t n", n=2).unbind(-1)
     return (even + F.conv1d(odd[:, None], _half_way_filter(x), padding=_ZEROS)[:, 0, :-1]) / 2
 
 

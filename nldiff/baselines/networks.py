@@ -1,4 +1,4 @@
-"""Networks trained on pairs of distorted and clean audio, by name; a new one is a class and a line in this table."""
+"""Table of the supervised networks, trained on pairs of distorted and clean audio; a new one is a class and a line."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ NETWORKS: dict[str, type[nn.Module]] = {"demucs": Demucs, "wave-unet": WaveUNet,
 
 
 def make_network(name: str = "", **arguments: Any) -> nn.Module:
-    """Build a network from its name and constructor arguments; `[batch, time]` at unit RMS -> `[batch, time]`.
+    """Build a network, `[batch, time]` at unit RMS -> `[batch, time]`, from its name and constructor arguments.
 
     Raises:
-        NldiffError: the name is missing or unknown, or an argument is not one of the constructor's.
+        NldiffError: the name is missing or unknown, or the constructor refuses an argument.
     """
     return make_from_table(NETWORKS, name, arguments)

@@ -3,36 +3,40 @@
 Stöter, Uhlich, Liutkus and Mitsufuji, "Open-Unmix: a reference implementation for music source separation" (2019),
 used for the removal of distortion by Imort et al. 2022 (sec. 4) at 16 kHz.
 
-Two things differ from the reference. Batch normalisation is layer normalisation, so that the items of a batch do not
-depend on each other and training and inference do the same. And the statistics that standardise the spectrogram, there
-measured on the training data before training, start from a rule of thumb; they are trained in both.
+Two things differ from the reference. Layer normalisation takes the place of batch normalisation, so that the items of a
+batch do not depend on each other, and training and inference compute the same. The statistics that standardise the
+spectrogram are trained in both, but the reference first measures them on the training data; here they start from a rule
+of thumb.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from nldiff.baselines.ideal_ratio_mask import spectrogram_of
-from nldiff.networks.ncsnpp import Spectrogram
+from nldiff.transforms import Spectrogram
 
-# Hz over sampling rate: above it, about 240 Hz at 16 kHz, the spectrum of music and speech falls like 1 / frequency.
+# The spectrum of music and speech falls like 1 / frequency above this fraction of the sampling rate (240 Hz at 16 kHz).
 _CORNER = 0.015
 
 
 class OpenUnmix(nn.Module):
     """Mask network on magnitude spectrograms: linear layer, LSTM with a skip connection around it, two linear layers.
 
-    The spectrogram is standardised per frequency (`input_mean`, `input_scale`), and so is the mask on its way out
-    (`output_scale`, `output_mean`), before ReLU; all four are trained. A mask of 1 returns the input exactly, and the
-    mask may be greater than 1. Frames see the whole signal through the LSTM.
+    The spectrogram is shifted and scaled per frequency on its way in (`input_mean`, `input_scale`), the mask on its way
+    out (`output_scale`, `output_mean`), before a ReLU; all four are trained. A mask of 1 returns the input exactly, and
+    the mask may be greater than 1. Every frame sees the whole signal through the LSTM.
 
     Args:
-        hidden: width of the layers, even; the LSTM has half of it in either direction. 512 in the reference
+        hidden: width of the layers, even; the LSTM has half of it in either direction. The reference has 512
             (5.8 M parameters here); the default has 1.6 M.
         layers: layers of the LSTM.
         n_fft, hop: window and step of the spectrogram, samples, even, `hop` at most half of `n_fft`. The default is 64
             and 16 ms at 16 kHz; the reference has 93 and 23 ms (4096 and 1024 samples at 44.1 kHz).
-        initial_mask: factor of the untrained mask, otherwise about 1. Where the target is much quieter than the input,
-            training would first make the mask smaller everywhere, down to zeros from which ReLU does not return.
+        initial_mask: mask of the untrained network, about. Where the target is much quieter than the input, a network
+            that starts at 1 first makes the mask smaller everywhere, down to zeros from which ReLU does not return.
+
+    Raises:
+        ValueError: `hidden` is odd, or window and step do not fit.
     """
 
     def __init__(
@@ -55,8 +59,9 @@ class OpenUnmix(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """`y` [batch, time] float32 at unit RMS -> [batch, time] float32; any length."""
-        spectrum = spectrogram_of(y, self.spectrogram)
-        x = self.enter((spectrum.abs().transpose(1, 2) + self.input_mean) * self.input_scale)
+        spectrum = self.spectrogram.forward(y)
+        magnitudes = rearrange(spectrum.abs(), "b bins frames -> b frames bins")
+        x = self.enter((magnitudes + self.input_mean) * self.input_scale)
         x = self.leave(torch.cat([x, self.lstm(x)[0]], dim=-1))
-        mask = torch.relu(x * self.output_scale + self.output_mean).transpose(1, 2)
-        return self.spectrogram.inverse(spectrum * mask)[:, : y.shape[1]]
+        mask = torch.relu(x * self.output_scale + self.output_mean)
+        return self.spectrogram.inverse(spectrum * rearrange(mask, "b frames bins -> b bins frames"))[:, : y.shape[1]]

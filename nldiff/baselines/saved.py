@@ -1,4 +1,4 @@
-"""Trained comparison networks and their files."""
+"""Trained supervised networks and their files."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,15 +33,15 @@ _FILES = FileKind(
 
 @dataclass(frozen=True)
 class Baseline:
-    """A trained network with what is needed to use it.
+    """A trained network and what is needed to use it.
 
     Attributes:
         name: one of `SHIPPED`, or the stem of the file it came from.
-        network: in inference mode; it expects audio as `apply_network` scales it.
-        sample_rate: rate of the audio it was trained on, Hz.
-        config: the whole metadata: network arguments, RMS of the clean audio in training (`level`), names of the
-            distortions it was trained for (`task`), `input_level` of `apply_network` (absent: None), training
-            summary, versions.
+        network: network in inference mode, for audio that `apply_network` scales.
+        sample_rate: rate of the training audio, Hz.
+        config: the whole metadata: network arguments, RMS of the clean training audio (`level`), names of the
+            distortions in training (`task`), `input_level` of `apply_network` (absent: None), training summary,
+            versions.
     """
 
     name: str
@@ -49,18 +49,29 @@ class Baseline:
     sample_rate: int
     config: dict[str, Any] = field(repr=False)
 
+    @property
+    def distortions(self) -> list[str]:
+        """Names of the distortions in training; the entry `task` of the file."""
+        return self.config["task"]
+
     @torch.no_grad()
     def __call__(self, y: Tensor) -> Tensor:
-        """Estimate the clean audio; `y` [batch, time] -> [batch, time] float32, on the network's device."""
+        """Estimate the clean audio: `y` [batch, time] -> [batch, time] float32, both on the network's device."""
         return apply_network(self.network, y.float(), self.config.get("input_level"))
 
 
 def apply_network(network: nn.Module, y: Tensor, input_level: float | None = None) -> Tensor:
-    """Apply a network to `y` [batch, time] divided by a level, and multiply the result by it.
+    """Apply a network to audio divided by a level, and multiply the result by that level.
 
-    Without an `input_level` it is the RMS of every item: the network sees unit RMS, and the gain of a recording
-    changes nothing but the gain of the result. A fixed level lets the network see the absolute scale, which some
-    distortions leave in the signal (the amplitude at which overdrive saturates). Silent items come back as zeros.
+    Args:
+        network: [batch, time] -> [batch, time].
+        y: observed audio, [batch, time]; a silent item comes back as zeros.
+        input_level: the level, for all items. None: the RMS of every item, so that the network sees unit RMS, and the
+            gain of a recording changes only the gain of the result. A fixed level lets the network see the absolute
+            scale, which some distortions leave in the signal (the amplitude at which overdrive saturates).
+
+    Returns:
+        [batch, time].
     """
     rms = y.square().mean(dim=-1, keepdim=True).sqrt()
     level = rms if input_level is None else (rms > 0) * input_level
@@ -68,15 +79,23 @@ def apply_network(network: nn.Module, y: Tensor, input_level: float | None = Non
 
 
 def save_baseline(path: Path, network: nn.Module, config: dict[str, Any], dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write `network`'s weights as numbers of type `dtype` with `config` in the metadata; atomic.
+    """Write a baseline file, completely or not at all.
 
-    `config` holds at least `network` (name and arguments), `sample_rate`, `level` and `task`.
+    Args:
+        path: file to write.
+        network: trained network.
+        config: metadata: at least `network` (name and arguments), `sample_rate`, `level` and `task` (names of the
+            distortions in training).
+        dtype: type to which the weights are rounded.
+
+    Raises:
+        NldiffError: the file cannot be written.
     """
     _FILES.save(path, network, config, dtype)
 
 
 def load_baseline(name_or_path: str | Path, device: str | torch.device = "cpu") -> Baseline:
-    """Load a shipped network by name or any baseline file by path; nothing is downloaded, nothing is unpickled.
+    """Load a shipped network by name or any baseline file by path. Downloads and unpickles nothing.
 
     Raises:
         NldiffError: unknown name, missing, corrupted or foreign file.

@@ -1,32 +1,36 @@
 """Wave-U-Net: a U-Net on the waveform that halves the rate from level to level.
 
-Stoller, Ewert and Dixon, "Wave-U-Net: a multi-scale neural network for end-to-end audio source separation" (2018), the
-form with decimation, linear interpolation and zero padding.
+Stoller, Ewert and Dixon, "Wave-U-Net: a multi-scale neural network for end-to-end audio source separation" (2018), in
+the form with decimation, linear interpolation and zero padding.
 
-Imort et al. 2022 (sec. 4) reduced it to "approximately 1M" parameters with 8 levels instead of 12. With the original's
-24 more channels at every level, 8 levels would have 3.4 M, so the channels are reduced as well: `channels=13` has
-0.98 M. Other than in the original, the output is not limited by a tanh: restored peaks go beyond those of the input.
+Imort et al. 2022 (sec. 4) reduced it to "approximately 1M" parameters with 8 levels instead of 12. The original adds 24
+channels at every level, with which 8 levels would have 3.4 M; `channels=13` has 0.98 M. Unlike in the original, no tanh
+limits the output: restored peaks go beyond those of the input.
 """
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-_SLOPE = 0.2  # of the leaky ReLU below zero
+_SLOPE = 0.2  # slope of the leaky ReLU below zero
 
 
 class WaveUNet(nn.Module):
     """U-Net on the waveform with concatenated skip connections; level k has k * `channels` channels.
 
-    Every level of the encoder is a convolution, leaky ReLU and decimation by 2; one of the decoder interpolates
-    linearly between neighbours, appends the skip connection and convolves. The input itself is appended before the
-    output layer, a convolution of length 1, which is thereby a correction of the input. Signals are padded with zeros
-    at the end to a multiple of 2^`levels` samples.
+    A level of the encoder is a convolution, leaky ReLU and decimation by 2. A level of the decoder interpolates
+    linearly between neighbours, appends the skip connection and convolves. The output layer, a convolution of length 1,
+    also gets the input itself, so that the network computes a correction of it. Signals are padded with zeros at the
+    end to a multiple of 2^`levels` samples.
 
     Args:
         levels: number of halvings of the rate.
         channels: channels that every level adds.
         down_kernel, up_kernel: lengths of the convolutions in encoder and decoder, samples, odd.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, levels: int = 8, channels: int = 13, down_kernel: int = 15, up_kernel: int = 5) -> None:
@@ -62,9 +66,9 @@ class WaveUNet(nn.Module):
 
 
 def interpolate(x: Tensor) -> Tensor:
-    """`x` [batch, channels, time] -> [batch, channels, 2 time]: x itself at even times, means of neighbours between.
+    """`x` [batch, channels, time] -> [batch, channels, 2 time]: `x` at even times, means of neighbours between.
 
-    After the last value, which has no neighbour, it is repeated.
+    The last value, which has no neighbour, is repeated.
     """
     following = torch.cat([x[..., 1:], x[..., -1:]], dim=-1)
-    return torch.stack([x, (x + following) / 2], dim=-1).flatten(-2)
+    return rearrange(torch.stack([x, (x + following) / 2], dim=-1), "b c t n -> b c (t n)")

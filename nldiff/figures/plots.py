@@ -1,25 +1,28 @@
-"""Figures of transfer curves, spectrograms and cost traces.
+"""Figures of transfer curves and spectrograms.
 
-Each function returns a matplotlib `Figure` of its own, without pyplot and its global state; `save_figure`
-writes it. Colours are told apart with colour blindness, line styles in grey.
+Each `plot` function returns a matplotlib `Figure` of its own, without pyplot and its global state; `save_figure` writes
+it. Colours can be told apart with colour blindness, line styles in grey.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
 from nldiff.errors import NldiffError
-from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64
+from nldiff.transforms.spectrogram import constant_q_magnitudes, power_spectrogram
 from nldiff.writing import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
-# Colours of Okabe and Ito's palette, with two darker ones in place of its yellow, too pale for a line; no two curves
+FrequencyAxis: TypeAlias = Literal["linear", "cqt"]
+
+# Colours of Okabe and Ito's palette; two darker ones replace its yellow, which is too pale for a line. No two curves
 # share colour or line style. Truth is a thin black line.
 _STYLES = (
     ("#0072B2", "-"),
@@ -32,7 +35,7 @@ _STYLES = (
     ("#666633", (0, (8, 1, 1, 1, 1, 1))),
 )
 _DYNAMIC_RANGE_DB = 80.0
-_MAX_SPECTRA = 2000  # more columns than a picture has pixels are only slow
+_MAX_SPECTRA = 2000  # more columns than pixels would only be slow
 
 
 def plot_curve(
@@ -42,18 +45,18 @@ def plot_curve(
     truth: Signal | None = None,
     title: str = "Estimated transfer curve",
 ) -> "Figure":
-    """Picture of one estimated curve over the samples that it was estimated from.
+    """Picture of one estimated curve and of the samples that it was estimated from.
 
     Args:
         grid: input values `[G]`, increasing.
         estimate: f_hat(grid) `[G]`.
-        histogram_of: restored audio, any shape; it sets the range shown (99.99 % of the samples) and the
-            panel below the curve.
+        histogram_of: restored audio, any shape, for the panel below the curve; the range shown holds 99.99 % of its
+            samples.
         truth: f(grid) `[G]`, where known.
-        title: above the figure.
+        title: title of the figure.
 
     Returns:
-        A figure of two axes: the curve and the distribution of the samples.
+        Figure of two axes: the curve and the distribution of the samples.
     """
     from matplotlib.figure import Figure
 
@@ -81,10 +84,10 @@ def plot_curves(
     """Picture of several estimated curves on one axes.
 
     Args:
-        curves: name to f_hat(grid) `[G]`, at most six.
-        grid: input values `[G]`, increasing; all of it is shown.
+        curves: name to f_hat(grid) `[G]`, at most eight.
+        grid: input values `[G]`, increasing; all of them are shown.
         truth: f(grid) `[G]`, where known.
-        title: above the figure.
+        title: title of the figure.
 
     Raises:
         NldiffError: more curves than can be told apart.
@@ -102,71 +105,88 @@ def plot_curves(
     return figure
 
 
-def plot_spectrograms(signals: Mapping[str, Signal], sample_rate: int, fmax: float | None = None) -> "Figure":
-    """Column of spectrograms with one colour scale, 80 dB below the loudest point of them all.
+def plot_spectrograms(
+    signals: Mapping[str, Signal], sample_rate: int, fmax: float | None = None, frequency: FrequencyAxis = "linear"
+) -> "Figure":
+    """Column of spectrograms with one colour scale, 80 dB below the loudest point of all of them.
 
     Args:
         signals: name to audio `[time]`; lengths may differ.
-        sample_rate: in Hz, of all signals.
-        fmax: highest frequency shown in Hz; default half the sample rate.
+        sample_rate: rate of all signals, Hz.
+        fmax: highest frequency shown, Hz; default: all.
+        frequency: axis, see `draw_spectrograms`.
 
     Raises:
-        NldiffError: a signal is too short for a spectrum (about 23 ms).
+        NldiffError: a signal is too short for a spectrum (about 23 ms), or the axis is unknown.
     """
     from matplotlib.figure import Figure
 
-    n_fft = 2 ** round(np.log2(0.046 * sample_rate))
-    levels = {}
-    for name, signal in signals.items():
-        hop = max(n_fft // 4, len(signal) // _MAX_SPECTRA)
-        levels[name] = 10 * np.log10(power_spectrogram(signal, n_fft, hop).T + 1e-20)
-    loudest = max(float(level.max()) for level in levels.values())
-
     figure = Figure(figsize=(8.0, 0.9 + 2.0 * len(signals)), layout="constrained")
-    panels = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    for axes, (name, level) in zip(panels, levels.items(), strict=True):
+    panels = list(figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0])
+    image = draw_spectrograms(panels, signals, sample_rate, _MAX_SPECTRA, frequency)
+    for axes, name in zip(panels, signals, strict=True):
+        axes.set_title(name, loc="left", fontsize="medium")
+    panels[0].set_xlim(0, max(len(signal) for signal in signals.values()) / sample_rate)
+    if fmax is not None:
+        panels[0].set_ylim(top=fmax / 1000 if frequency == "linear" else np.log2(fmax / 1000))
+    panels[-1].set_xlabel("time (s)")
+    figure.supylabel("frequency (kHz)", fontsize="medium")
+    figure.colorbar(image, ax=panels, label="level (dB)", pad=0.02)
+    return figure
+
+
+def draw_spectrograms(
+    panels: Sequence["Axes"], signals: Mapping[str, Signal], sample_rate: int, columns: int, frequency: FrequencyAxis
+) -> "AxesImage":
+    """Draw one spectrogram per panel, with one colour scale down from the loudest point of all of them.
+
+    Args:
+        panels: one axes per signal.
+        signals: name to audio `[time]`.
+        sample_rate: rate of all signals, Hz.
+        columns: spectra per picture, about, at most.
+        frequency: "linear" (short-time Fourier transform; the vertical axis is in kHz) or "cqt" (constant-Q transform
+            from 55 Hz upwards; the vertical axis is in octaves above 1 kHz and has labels in kHz).
+
+    Returns:
+        One of the images, for a colour bar.
+
+    Raises:
+        NldiffError: a signal is too short for a spectrum, or the axis is unknown.
+    """
+    if frequency not in ("linear", "cqt"):
+        raise NldiffError(f"frequency={frequency}: linear or cqt expected")
+    n_fft = 2 ** round(np.log2(0.046 * sample_rate))
+    bottom, top = 0.0, sample_rate / 2000
+    levels = []
+    for samples in map(as_float64, signals.values()):
+        hop = max(n_fft // 4, len(samples) // columns)
+        if frequency == "linear":
+            power = power_spectrogram(samples, n_fft, hop).T
+        else:
+            magnitudes, centres = constant_q_magnitudes(samples, sample_rate, hop)
+            power, octaves = magnitudes**2, np.log2(centres / 1000)
+            bottom, top = (1.5 * octaves[i] - 0.5 * octaves[j] for i, j in ((0, 1), (-1, -2)))
+        levels.append(10 * np.log10(power + 1e-20))
+    loudest = max(float(level.max()) for level in levels)
+    for axes, signal, level in zip(panels, signals.values(), levels, strict=True):
         image = axes.imshow(
             level - loudest,
-            extent=(0.0, len(signals[name]) / sample_rate, 0.0, sample_rate / 2000),
+            extent=(0.0, len(signal) / sample_rate, bottom, top),
             vmin=-_DYNAMIC_RANGE_DB,
             vmax=0.0,
             origin="lower",
             aspect="auto",
             cmap="magma",
         )
-        axes.set_title(name, loc="left", fontsize="medium")
-    panels[0].set_xlim(0, max(len(signal) for signal in signals.values()) / sample_rate)
-    panels[0].set_ylim(0, (fmax or sample_rate / 2) / 1000)
-    panels[-1].set_xlabel("time (s)")
-    figure.supylabel("frequency (kHz)", fontsize="medium")
-    figure.colorbar(image, ax=list(panels), label="level (dB)", pad=0.02)
-    return figure
-
-
-def plot_trace(cost_trace: Signal | Sequence[float]) -> "Figure":
-    """Picture of the cost after each diffusion step, on a logarithmic axis.
-
-    Args:
-        cost_trace: `[steps]`, positive.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    cost = as_float64(cost_trace)
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.semilogy(np.arange(1, len(cost) + 1), cost, color=_STYLES[0][0], marker=".")
-    axes.set_title("Fit to the observation")
-    axes.set_xlabel("diffusion step")
-    axes.set_ylabel("cost")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.grid(which="both", color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+        if frequency == "cqt":
+            ticks = [khz for khz in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if np.log2(khz) < top]
+            axes.set_yticks(np.log2(ticks), [f"{khz:g}" for khz in ticks])
+    return image
 
 
 def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
-    """Write a figure as PNG (`dpi` pixels an inch) or SVG, by the path's suffix, atomically.
+    """Write a figure, completely or not at all, as PNG (`dpi` pixels per inch) or SVG, by the suffix of the path.
 
     Raises:
         NldiffError: another suffix, or the file cannot be written.

@@ -1,19 +1,18 @@
-"""Figures of single restorations: transfer curves, spectrograms, evolution over the diffusion steps."""
+"""Figures of single restorations: transfer curves, spectrograms, changes over the diffusion steps."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from nldiff.figures import plots as plotting
+from nldiff.figures.plots import FrequencyAxis, draw_spectrograms
 from nldiff.figures.style import Look, add_legend, make_panels
-from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.sdr import FloatArray, Signal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SPECTROGRAM_COLUMNS = 5
+_PICTURES_PER_ROW, _MAX_SPECTRA = 5, 800
 
 Table: TypeAlias = Mapping[str, FloatArray]
 
@@ -23,12 +22,12 @@ def plot_curve_grid(
     looks: Mapping[str, Look],
     title: str = "Transfer curves",
 ) -> "Figure":
-    """Estimated transfer curves and the truth, a panel for each distortion.
+    """Estimated transfer curves and the truth, one panel per distortion.
 
     Args:
-        panels: name to the true curve, where known, and method to estimate; curves are tables of x and y.
-        looks: from `looks_of`.
-        title: above the figure.
+        panels: name to (the true curve, where known; method to estimated curve); curves are tables of x and y.
+        looks: method to look, see `looks_of`.
+        title: title of the figure.
     """
     figure, axes_of = make_panels(len(panels), title, columns=3, size=(3.4, 3.1))
     lines = {}
@@ -52,34 +51,23 @@ def plot_curve_grid(
     return figure
 
 
-def plot_spectrogram_row(signals: Mapping[str, Signal], sample_rate: int, title: str = "") -> "Figure":
-    """Spectrograms side by side (in rows of five) with one colour scale, down from the loudest point of them all.
+def plot_spectrogram_row(
+    signals: Mapping[str, Signal], sample_rate: int, title: str = "", frequency: FrequencyAxis = "linear"
+) -> "Figure":
+    """Spectrograms side by side, in rows of five, with one colour scale down from the loudest point of all of them.
 
     Args:
         signals: name to audio `[time]`.
-        sample_rate: in Hz, of all signals.
-        title: above the figure.
+        sample_rate: rate of all signals, Hz.
+        title: title of the figure.
+        frequency: axis, see `draw_spectrograms`.
 
     Raises:
-        NldiffError: a signal is too short for a spectrum (about 23 ms).
+        NldiffError: a signal is too short for a spectrum (about 23 ms), or the axis is unknown.
     """
-    n_fft = 2 ** round(np.log2(0.046 * sample_rate))
-    levels = {}
-    for name, signal in signals.items():
-        hop = max(n_fft // 4, len(signal) // 800)
-        levels[name] = 10 * np.log10(power_spectrogram(signal, n_fft, hop).T + 1e-20)
-    loudest = max(float(level.max()) for level in levels.values())
-    figure, panels = make_panels(len(signals), title, _SPECTROGRAM_COLUMNS, size=(2.5, 2.5), share=True)
-    for axes, (name, level) in zip(panels, levels.items(), strict=True):
-        image = axes.imshow(
-            level - loudest,
-            extent=(0.0, len(signals[name]) / sample_rate, 0.0, sample_rate / 2000),
-            vmin=-plotting._DYNAMIC_RANGE_DB,
-            vmax=0.0,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-        )
+    figure, panels = make_panels(len(signals), title, _PICTURES_PER_ROW, size=(2.5, 2.5), share=True)
+    image = draw_spectrograms(panels, signals, sample_rate, _MAX_SPECTRA, frequency)
+    for axes, name in zip(panels, signals, strict=True):
         axes.grid(False)
         axes.set_title(name, fontsize="medium")
     figure.supxlabel("time (s)", fontsize="medium")
@@ -98,11 +86,11 @@ def plot_evolution(
     """Cost and curves over the diffusion steps.
 
     Args:
-        costs: method to a table of step and cost (positive).
-        curves: method to a table of x and, under the number of each step shown, the curve at x.
-        looks: from `looks_of`.
+        costs: method to table of step and cost (positive).
+        curves: method to table of x and, under the number of every step shown, the curve at x.
+        looks: method to look, see `looks_of`.
         truth: table of x and y, where known.
-        title: above the figure.
+        title: title of the figure.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -117,7 +105,7 @@ def plot_evolution(
     first.set(xlabel="diffusion step", ylabel="cost", yscale="log")
     first.set_title("Fit to the observation", fontsize="medium")
 
-    # Dark to light in grey too; the palest colours would vanish on white.
+    # This map runs from light to dark in grey too. Its palest colours, which would vanish on white, are left out.
     shades = ListedColormap(colormaps["viridis_r"](np.linspace(0.1, 1.0, 256)))
     scale = Normalize(1, max((int(key) for table in curves.values() for key in table if key != "x"), default=1))
     for axes, (method, table) in zip(others, curves.items(), strict=True):

@@ -1,6 +1,6 @@
 """Embeddings of audio for the Fréchet distances: VGGish and EnCodec with the user's weights, and a log-mel one.
 
-Each is called with a mono signal `[time]` and its sample rate in Hz and returns float64 `[frames, dimensions]`.
+Each of them takes a mono signal `[time]` and its sample rate in Hz, and returns float64 `[frames, dimensions]`.
 """
 
 import pickle
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ _PATCH = 96  # frames
 
 
 def log_mel_embedding(signal: FloatArray, sample_rate: int) -> FloatArray:
-    """Mean and standard deviation of each band of `log_mel_patches`: nothing learned, no weights needed.
+    """Mean and standard deviation of each band of `log_mel_patches`. Nothing is learned, no weights are needed.
 
     Args:
         signal: `[time]`, -1 to 1, at least 0.975 s.
@@ -43,8 +44,11 @@ def log_mel_embedding(signal: FloatArray, sample_rate: int) -> FloatArray:
 def log_mel_patches(signal: FloatArray, sample_rate: int) -> FloatArray:
     """VGGish's input (Hershey et al. 2017): `ln(mel + 0.01)`, 64 bands of 125 to 7500 Hz, patches of 0.96 s.
 
-    Magnitudes at 16 kHz, periodic Hann windows of 25 ms each 10 ms, transform of 512 samples. The patches do not
+    Magnitudes at 16 kHz of periodic Hann windows of 25 ms every 10 ms, transform of 512 samples. The patches do not
     overlap; an incomplete one at the end is left out.
+
+    nnAudio's `MelSpectrogram` cannot replace this front end, for which VGGish was trained: its triangles are linear in
+    Hz, which changes the patches by up to 0.3 %, and its float32 windows alone change those of a tone by 2e-5.
 
     Args:
         signal: `[time]`, -1 to 1.
@@ -69,7 +73,7 @@ def log_mel_patches(signal: FloatArray, sample_rate: int) -> FloatArray:
 
 @cache
 def mel_weights() -> FloatArray:
-    """Triangles of peak 1 that are linear in mel, `1127 ln(1 + f / 700)`, and overlap by half; `[bins, bands]`."""
+    """Triangles of peak 1 that overlap by half and are linear in mel, `1127 ln(1 + f / 700)`; `[bins, bands]`."""
 
     def mel(frequency: FloatArray | float) -> FloatArray:
         return 1127 * np.log1p(np.asarray(frequency) / 700)
@@ -105,18 +109,19 @@ class VGGishNetwork(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """`[patches, 96, 64]` (frames, bands) -> `[patches, 128]`."""
         x = self.features(patches[:, None])
-        return self.embeddings(x.permute(0, 2, 3, 1).flatten(1))  # channels last, as the weights were trained
+        # The trained weights expect the channels last.
+        return self.embeddings(rearrange(x, "n c frame band -> n (frame band c)"))
 
 
 class VGGish:
     """The usual embedding of the FAD, `[patches of 0.96 s, 128]`, before any postprocessing.
 
     Args:
-        weights: path of a state dictionary, `.safetensors` or saved by torch (read without unpickling code), such
-            as the file `vggish-10086976.pth` of github.com/harritaylor/torchvggish.
+        weights: path of a state dictionary, `.safetensors` or saved by torch (read without unpickling code), for
+            example the file `vggish-10086976.pth` of github.com/harritaylor/torchvggish.
 
     Raises:
-        NldiffError: the file is missing or holds other weights; when called, the signal is below 0.975 s.
+        NldiffError: the file is missing or holds other weights. When called: the signal is shorter than 0.975 s.
     """
 
     def __init__(self, weights: str | Path) -> None:
@@ -139,7 +144,7 @@ class EnCodec:
     """The encoder of EnCodec (Défossez et al. 2022) before quantisation, `[frames, 128]`, 75 frames a second.
 
     Args:
-        folder: with `config.json` and `model.safetensors` of the 24 kHz mono model, such as a copy of
+        folder: folder with `config.json` and `model.safetensors` of the 24 kHz mono model, for example a copy of
             huggingface.co/facebook/encodec_24khz. Nothing is downloaded.
 
     Raises:

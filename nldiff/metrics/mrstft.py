@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64_pair, refuse_silence
+from nldiff.transforms.spectrogram import power_spectrogram
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 _MIN_POWER = 1e-8

@@ -1,4 +1,7 @@
-"""Score networks by name; a new one is a class and a line in this table."""
+"""Score networks: `CQTUNet`, `NCSNpp` and their layers; a new one is a class and a line in the table `NETWORKS`.
+
+May import `transforms` and `errors`; knows nothing of diffusion, configuration files or audio files.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,13 +22,13 @@ def make_network(name: str = "", **arguments: Any) -> ScoreNetwork:
     """Build a score network from its name and constructor arguments.
 
     Raises:
-        NldiffError: the name is missing or unknown, or an argument is not one of the constructor's.
+        NldiffError: the name is missing or unknown, or the constructor refuses an argument.
     """
     return make_from_table(NETWORKS, name, arguments)
 
 
 def make_from_table(table: Mapping[str, type[_Network]], name: str, arguments: Mapping[str, Any]) -> _Network:
-    """Build the network called `name` in `table`; raises as `make_network`."""
+    """Build the network `name` of `table`; errors are those of `make_network`."""
     if name not in table:
         raise NldiffError(f"unknown network '{name}' (known: {', '.join(table)})")
     try:

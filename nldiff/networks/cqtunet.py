@@ -3,8 +3,8 @@
 from itertools import pairwise
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from nldiff.networks.layers import (
     Conv,
@@ -21,11 +21,11 @@ from nldiff.transforms import ConstantQ
 
 
 class CQTUNet(ScoreNetwork):
-    """U-Net over octaves: every level halves the time rate and joins the next lower octave to the frequency axis.
+    """U-Net over octaves: every level halves the time rate and appends the next lower octave to the frequency axis.
 
-    Level k works on octaves 0 (highest) .. k at the frame rate of octave k; the linear group below the lowest octave
-    joins at the deepest level. Real and imaginary parts, `patch[0]` neighbouring bins and `patch[1]` neighbouring
-    frames are the input channels.
+    Level k works on octaves 0 (highest) to k at the frame rate of octave k. The linear group below the lowest octave
+    joins at the deepest level. The input channels are the real and imaginary parts of `patch[0]` neighbouring bins in
+    `patch[1]` neighbouring frames.
 
     Args:
         channels: channels per level, one entry per octave.
@@ -37,7 +37,10 @@ class CQTUNet(ScoreNetwork):
         window: window of the transform, see `ConstantQ`.
         position_embedding: add a learned offset per channel and frequency, so that layers know the pitch.
         embedding: width of the noise-level embedding.
-        gradient_checkpointing: recompute residual layers in the backward pass; slower, needs less memory.
+        gradient_checkpointing: recompute residual layers in the backward pass; slower, but needs less memory.
+
+    Raises:
+        ValueError: arguments that do not fit together.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class CQTUNet(ScoreNetwork):
         groups = [*channels, channels[-1]]
         self.inputs = nn.ModuleList(Conv(folded, c, normalise=normalise) for c in groups)
         self.outputs = nn.ModuleList(Conv(c, folded, normalise=normalise) for c in groups)
-        # Starts near zero: an untrained denoiser then returns c_skip * x.
+        # The output starts near zero, so that an untrained denoiser returns c_skip * x.
         self.output_gain = nn.Parameter(torch.full((octaves + 1,), 1e-3))
         self.position = nn.ParameterList(torch.zeros(1, c, rows, 1) for c in groups) if position_embedding else None
         self.down = nn.ModuleList(Conv(a, b, normalise=normalise) for a, b in pairwise(channels))
@@ -89,7 +92,7 @@ class CQTUNet(ScoreNetwork):
         self.decoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """`x` [batch, time] float32 at unit variance, `c_noise` [batch] -> [batch, time] float32. Any length."""
+        """`x` [batch, time] float32 at unit variance, any length; `c_noise` [batch] -> [batch, time] float32."""
         samples = x.shape[-1]
         padded = -(-samples // self._granule) * self._granule
         groups = self.transform.forward(nn.functional.pad(x, (0, padded - samples)))
@@ -106,16 +109,16 @@ class CQTUNet(ScoreNetwork):
                 if k == len(self.encoder) - 1:
                     parts.insert(0, self._enter(k + 1, groups[k + 1]))
                 h = channels_last(torch.cat(parts, dim=2))
-            h = self._run(stack, h, embedding)
+            h = self._run_stack(stack, h, embedding)
             skips.append(h)
         assert h is not None
-        h = self._run(self.bottleneck, h, embedding)
+        h = self._run_stack(self.bottleneck, h, embedding)
 
         outputs: list[Tensor] = [torch.empty(0)] * len(groups)
         rows = self.position_rows
         for k in reversed(range(len(self.decoder))):
-            h = self._run(self.decoder[k], torch.add(h, skips[k]) * 0.5**0.5, embedding)
-            # Not by slicing, whose derivative is not channels_last.
+            h = self._run_stack(self.decoder[k], torch.add(h, skips[k]) * 0.5**0.5, embedding)
+            # The derivative of `split` is channels_last, that of slicing is not.
             own, *rest = h.split(rows, dim=2)
             if k == len(self.decoder) - 1:
                 outputs[k + 1] = self._leave(k + 1, own)
@@ -127,36 +130,32 @@ class CQTUNet(ScoreNetwork):
 
     @property
     def position_rows(self) -> int:
-        """Rows of the frequency axis that one octave takes."""
+        """Rows of the frequency axis per octave."""
         return self.transform.bins_per_octave // self.patch[0]
 
     @property
     def _granule(self) -> int:
-        # The deepest level, with one frame per granule of the transform, needs whole patches of frames too.
+        # The deepest level has one frame per granule of the transform; patches of frames must be whole there too.
         return self.transform.granule * self.patch[1]
 
-    def _run(self, stack: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+    def _run_stack(self, stack: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         assert isinstance(stack, nn.ModuleList)
         for layer in stack:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                h = checkpoint(layer, h, embedding, use_reentrant=False)
-            else:
-                h = layer(h, embedding)
+            h = self._run(layer, h, embedding)
         return h
 
     def _enter(self, k: int, coefficients: Tensor) -> Tensor:
         """Complex [batch, bins, frames] -> features [batch, channels, bins / p, frames / q]."""
         p, q = self.patch
-        x = torch.view_as_real(coefficients).unflatten(2, (-1, q)).unflatten(1, (-1, p))  # b, F, p, T, q, 2
-        x = x.permute(0, 2, 4, 5, 1, 3).flatten(1, 3)
+        x = rearrange(torch.view_as_real(coefficients), "b (f p) (t q) part -> b (p q part) f t", p=p, q=q)
         h = self.inputs[k](x.to(self.compute_dtype, memory_format=torch.channels_last))
         if self.position is not None:
             h = h + per_channel(self.position[k], h)
         return h
 
     def _leave(self, k: int, h: Tensor) -> Tensor:
-        """Inverse of `_enter`: features -> complex coefficients, float32."""
+        """Inverse of `_enter`: features -> complex64 coefficients."""
         p, q = self.patch
         x = self.outputs[k](channels_last(h)).float() * self.output_gain[k]
-        x = x.unflatten(1, (p, q, 2)).permute(0, 4, 1, 5, 2, 3)  # b, F, p, T, q, 2
-        return torch.view_as_complex(x.flatten(3, 4).flatten(1, 2).contiguous())
+        x = rearrange(x, "b (p q part) f t -> b (f p) (t q) part", p=p, q=q)
+        return torch.view_as_complex(x.contiguous())

@@ -1,8 +1,9 @@
 """Building blocks of the score networks: convolutions, resampling along time, noise-level embedding, residual layers.
 
-Activations are `[batch, channels, frequency, time]` in channels_last memory order and the compute type of the network
-(bfloat16 where the machine is fast in it); statistics and weight normalisation are float32. One operand in another
-memory order silently turns a whole chain into the slow path, hence the explicit formats below.
+Activations are `[batch, channels, frequency, time]` in channels_last memory order and in the compute type of the
+network (bfloat16 where the machine is fast in it). Statistics and weight normalisation are float32. One operand in
+another memory order silently turns a whole chain into the slow path, hence the explicit formats below. In the patterns
+of einops, b, c, f and t are these four axes.
 """
 
 import math
@@ -12,16 +13,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 
 class Conv(nn.Module):
     """2-D convolution along (frequency, time), "same" zero padding, no bias.
 
-    With `normalise=True` every filter is kept at unit gain for uncorrelated unit-variance inputs (the
-    magnitude-preserving layers of Karras et al. 2024, eq. 47), otherwise it is a plain convolution with `gain`
-    scaling its initial weights.
+    Args:
+        inputs, outputs: numbers of channels.
+        kernel: size along frequency and time, odd.
+        dilation: along frequency.
+        normalise: keep every filter at unit gain for uncorrelated unit-variance inputs, as in the
+            magnitude-preserving layers of Karras et al. 2024, eq. 47.
+        gain: scale of the initial weights; without effect where filters are normalised.
     """
 
     def __init__(
@@ -41,7 +48,7 @@ class Conv(nn.Module):
         self._kernels: dict[torch.dtype, Tensor] | None = None
 
     def kernel(self, dtype: torch.dtype) -> Tensor:
-        """The weights as they are applied: normalised, in `dtype`, channels_last."""
+        """Weights as they are applied: normalised, in `dtype`, channels_last."""
         w = self.weight
         if self.normalise:
             fan_in = w[0].numel()
@@ -49,7 +56,7 @@ class Conv(nn.Module):
         return w.to(dtype, memory_format=torch.channels_last)
 
     def freeze(self) -> None:
-        """Prepare the kernel once per compute type from now on; the weights must not change any more."""
+        """Prepare the kernel only once per compute type from now on; the weights must not change afterwards."""
         self._kernels = {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +69,7 @@ class Conv(nn.Module):
 
 
 class _FrozenConvolution(torch.autograd.Function):
-    """`F.conv2d` with weights that need no gradient; unlike there, the input is not kept for the backward pass."""
+    """`F.conv2d` with weights that need no gradient. Unlike `F.conv2d`, it does not keep the input for the backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, padding: tuple[int, int], dilation: tuple[int, int]) -> Tensor:
@@ -74,7 +81,7 @@ class _FrozenConvolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (w,), g = ctx.saved_tensors, channels_last(grad_outputs[0])
-        # Of the input only shape and memory order count.
+        # The gradient needs only the input's shape and memory order, not its values.
         x = torch.empty(ctx.shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
         by_x, _, _ = torch.ops.aten.convolution_backward(
             g, x, w, None, (1, 1), ctx.padding, ctx.dilation, False, (0, 0), 1, (True, False, False)
@@ -82,7 +89,7 @@ class _FrozenConvolution(torch.autograd.Function):
         return by_x, None, None, None
 
 
-# Name: the function and its backward pass (gradient, argument) -> gradient.
+# Name -> (function, its backward pass: (gradient, argument) -> gradient).
 _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
     "none": (lambda z: z, lambda g, z: g),
     "gelu": (F.gelu, torch.ops.aten.gelu_backward),
@@ -93,12 +100,12 @@ _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tens
 def normalised_activation(
     x: Tensor, gain: Tensor, offset: Tensor | None, groups: int, eps: float, activation: str
 ) -> Tensor:
-    """Normalise `x` per group of channels and apply the activation.
+    """Normalise `x` per group of channels, scale and shift it, and apply the activation.
 
     Args:
         x: [batch, channels, frequency, time], channels_last.
-        gain: of the normalised signal, [batch or 1, channels, 1, 1] float32.
-        offset: added to it, same shape; None: the mean is not subtracted either, and the mean square stands for the
+        gain: factor of the normalised signal, [batch or 1, channels, 1, 1] float32.
+        offset: added after the gain, same shape. None: the mean stays in, and the mean square takes the place of the
             variance.
         groups: number of groups, a divisor of the channels.
         eps: added to the variance.
@@ -111,10 +118,10 @@ def normalised_activation(
 
 
 class _NormalisedActivation(torch.autograd.Function):
-    """f(a x + b), with a and b per channel from gain, offset and statistics of x.
+    """Compute f(a x + b), with a and b per channel from gain, offset and the statistics of x.
 
-    Nothing but x, which the layer before holds anyway, is kept for the backward pass, and that takes few passes over
-    the signal. Operation by operation, autograd would keep three more signals and convert most to float32.
+    The backward pass needs only x, which the layer before holds anyway, and goes over the signal few times. Plain
+    autograd would keep three more signals and convert most of them to float32.
     """
 
     @staticmethod
@@ -141,14 +148,14 @@ class _NormalisedActivation(torch.autograd.Function):
         x, gain, mean, rate, a, b = ctx.saved_tensors
         g = channels_last(grad_outputs[0])
         g = _ACTIVATIONS[ctx.activation][1](g, _affine(x, a, b))
-        # Derivatives by gain and offset, per item and channel.
+        # Derivatives with respect to gain and offset, per item and channel.
         by_gain = _channel_sums(g * x)
         by_offset = None
         if mean is not None:
             by_offset = _channel_sums(g)
             by_gain = by_gain - mean * by_offset
         by_gain = by_gain * rate
-        # The statistics depend on x too: x enters the variance, and a constant the mean.
+        # The statistics depend on x too: the derivative of the variance is proportional to x, of the mean constant.
         c = -rate.square() * _group_mean(gain * by_gain, x, ctx.groups)
         d = None
         if mean is not None:
@@ -163,17 +170,17 @@ def _statistics_dtype(x: Tensor) -> torch.dtype:
 
 
 def _channel_sums(x: Tensor) -> Tensor:
-    """[batch, channels, 1, 1], at least float32."""
-    # Rows in the type of x, because with another one PyTorch first converts all of x; channels stay innermost.
-    sums = x.permute(0, 2, 3, 1).sum(2).sum(1, dtype=_statistics_dtype(x))
+    """Sums over frequency and time, [batch, channels, 1, 1], at least float32."""
+    # The sum over time stays in the type of x, because PyTorch would first convert all of x. Channels stay innermost.
+    sums = rearrange(x, "b c f t -> b f t c").sum(2).sum(1, dtype=_statistics_dtype(x))
     return sums[:, :, None, None]
 
 
 def _group_mean(sums: Tensor, x: Tensor, groups: int) -> Tensor:
-    """Mean over the group of every channel of `x`, from sums over its pixels: [batch, channels, 1, 1]."""
+    """Mean over the group of every channel of `x`, from `_channel_sums`: [batch, channels, 1, 1]."""
     width = x.shape[1] // groups
-    mean = sums.unflatten(1, (groups, width)).sum(2, keepdim=True) / (width * x.shape[2] * x.shape[3])
-    return mean.expand(-1, -1, width, -1, -1).flatten(1, 2)
+    mean = reduce(sums, "b (g w) 1 1 -> b g 1 1", "sum", w=width) / (width * x.shape[2] * x.shape[3])
+    return repeat(mean, "b g 1 1 -> b (g w) 1 1", w=width)
 
 
 def _affine(x: Tensor, a: Tensor, b: Tensor | None) -> Tensor:
@@ -191,7 +198,7 @@ def upsample_time(x: Tensor) -> Tensor:
 
 
 class _DownsampleTime(torch.autograd.Function):
-    """Its derivative is half of `_UpsampleTime`, and the other way round; autograd's own leaves channels_last."""
+    """Downsampling whose derivative, half of `_UpsampleTime`, stays channels_last; that of autograd does not."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -207,6 +214,8 @@ class _DownsampleTime(torch.autograd.Function):
 
 
 class _UpsampleTime(torch.autograd.Function):
+    """Upsampling whose derivative, twice `_DownsampleTime`, stays channels_last."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         near = x * 0.75
@@ -214,7 +223,7 @@ class _UpsampleTime(torch.autograd.Function):
         left[..., 1:].add_(x[..., :-1], alpha=0.25)
         right[..., :-1].add_(x[..., 1:], alpha=0.25)
         # Interleaving along time is a free reshape when channels are innermost in memory.
-        return channels_last(torch.stack([left, right], dim=-1).flatten(-2))
+        return channels_last(rearrange(torch.stack([left, right], dim=-1), "b c f t side -> b c f (t side)"))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
@@ -222,29 +231,30 @@ class _UpsampleTime(torch.autograd.Function):
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """`x` [batch, channels, frequency, time] with channels innermost in memory."""
+    """Bring the channels of `x` [batch, channels, frequency, time] innermost in memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """`values` [batch, channels, 1 or frequency, 1] in the type and memory order of `like`."""
+    """Bring `values` [batch, channels, 1 or frequency, 1] to the type and memory order of `like`."""
     return values.to(like.dtype, memory_format=torch.channels_last)
 
 
 class ScoreNetwork(nn.Module):
     """Base of the score networks: F(x, c_noise), [batch, time] at unit variance and [batch] -> [batch, time].
 
-    `compute_dtype` is the type of the convolutions; inputs, outputs and parameters are float32. With
-    `gradient_checkpointing` layers are computed again in the backward pass instead of keeping what it needs.
+    Attributes:
+        compute_dtype: type of the convolutions; inputs, outputs and parameters are float32.
+        gradient_checkpointing: compute layers again in the backward pass instead of keeping their activations.
     """
 
     compute_dtype: torch.dtype = torch.float32
     gradient_checkpointing: bool = False
 
     def freeze(self, dtype: torch.dtype) -> None:
-        """Make ready for inference: compute in `dtype`, prepare every kernel once, no gradients for weights.
+        """Make ready for inference: compute in `dtype`, prepare every kernel once, need no gradients of weights.
 
-        Without these the backward pass needs little memory, so checkpointing ends.
+        Checkpointing ends: without gradients of weights the backward pass needs little memory.
         """
         self.compute_dtype, self.gradient_checkpointing = dtype, False
         self.requires_grad_(False)
@@ -252,9 +262,15 @@ class ScoreNetwork(nn.Module):
             if isinstance(module, Conv):
                 module.freeze()
 
+    def _run(self, layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        """Apply a layer to features `h` and the embedding of the noise level, with checkpointing where it is on."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, h, embedding, use_reentrant=False)
+        return layer(h, embedding)
+
 
 class NoiseEmbedding(nn.Module):
-    """`c_noise` [batch] -> features [batch, width, 1, 1]: random Fourier features and a small MLP, float32."""
+    """Embedding of the noise level: random Fourier features and a small MLP, float32."""
 
     frequencies: Tensor
 
@@ -275,9 +291,9 @@ class NoiseEmbedding(nn.Module):
 
 
 class DilatedLayer(nn.Module):
-    """Residual layer of the paper's CQT U-Net: scale-only group norm, GELU, dilated 5 x 3 convolution, gate.
+    """Residual layer of the paper's CQT U-Net: group norm with scale only, GELU, dilated 5 x 3 convolution, gate.
 
-    The noise level sets the scale of the normalised input and the gate of the output; the sum with the input is
+    The noise level sets the scale of the normalised input and the gate of the output. The sum with the input is
     divided by sqrt(2).
     """
 
@@ -300,8 +316,8 @@ class DilatedLayer(nn.Module):
 class MagnitudePreservingLayer(nn.Module):
     """Residual layer without normalisation of activations: two unit-gain 3 x 3 convolutions (Karras et al. 2024).
 
-    SiLU is divided by 0.596, its gain for unit-variance inputs, and the residual sum is weighted 0.7 : 0.3 and
-    divided by its norm; the noise level scales the hidden channels.
+    SiLU is divided by 0.596, its gain for unit-variance inputs. The residual sum is weighted 0.7 : 0.3 and divided by
+    its norm. The noise level scales the hidden channels.
     """
 
     def __init__(self, channels: int, embedding: int) -> None:
@@ -313,7 +329,7 @@ class MagnitudePreservingLayer(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """`x` [batch, channels, frequency, time], `embedding` [batch, embedding, 1, 1] -> shape and type of `x`."""
-        # The constants 1/0.596 and 0.3/0.7616 are folded into the multiplications that are needed anyway.
+        # Multiplications that are needed anyway take the constants 1/0.596 and 0.3/0.7616 along.
         scale = 1 + self.modulation_gain * self.modulation(embedding)
         y = self.first(F.silu(x)) * per_channel(scale / 0.596, x)
         y = self.second(F.silu(y))

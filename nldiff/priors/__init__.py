@@ -1,6 +1,6 @@
 """Priors: EDM preconditioning and schedules, saved priors, the shipped ones, and the choice among them.
 
-May import `networks`, `sound` and `weight_files`; knows nothing of samplers.
+May import `networks`, `weight_files`, `sound` and what is below them; knows nothing of samplers and operators.
 """
 
 from nldiff.priors.saved import SHIPPED, Prior, load_prior, read_config, save_prior

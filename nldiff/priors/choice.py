@@ -1,10 +1,10 @@
-"""Which of several priors explains a recording best.
+"""Choice of the prior that explains a recording best.
 
-Every prior denoises the same few seconds of the recording, to which noise was added, and what is left is compared: the
-smaller the error, the more the prior knows of such signals. That compares likelihoods, since the log-likelihood is an
-integral of the denoising error over the noise levels (Guo, Shamai and Verdú 2005). Priors of different rates are
-compared fairly: noise of the same density is added for all, and the error counts within the band of the lowest rate.
-It is averaged in dB over short frames, so that a loud vowel, which is much like a note, does not outweigh the rest.
+Every prior denoises the same few seconds of the recording after noise was added. The smaller the error, the more the
+prior knows of such signals. This compares likelihoods, since the log-likelihood is an integral of the denoising error
+over the noise levels (Guo, Shamai and Verdú 2005). The comparison is fair between rates: the noise has the same density
+for all priors, and the error counts only within the band of the lowest rate. The error is averaged in dB over short
+frames, so that a loud vowel, which is much like a note, does not outweigh the rest.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from nldiff.sound.histogram import histogram_match
 from nldiff.sound.recording import Recording
 
 _EXCERPT_SECONDS, _OVERLAP_SECONDS = 4.0, 1.0
-# RMS of the noise within the compared band, of that of the signal.
+# RMS of the noise within the compared band, as fractions of the signal's RMS.
 _NOISE = (0.3, 3.0)
-# Of the compared band: the rest is where resampling filters fall.
+# Fraction of the compared band that counts: resampling filters fall in the rest.
 _PASS_BAND = 0.9
 _FRAME_SECONDS = 0.064
-# Frames below this power, of that of the loudest one, do not count.
+# Least power of a frame that counts, as a fraction of the loudest frame's power.
 _ACTIVE = 1e-3
 
 
@@ -35,9 +35,8 @@ class Choice:
     """The prior for a recording.
 
     Attributes:
-        prior: the chosen one.
-        scores: by name of the candidates, what `denoising_error_db` found; the lowest was chosen. Empty if there was
-            only one candidate.
+        prior: the candidate with the lowest score.
+        scores: name of a candidate -> its `denoising_error_db`; empty if there was only one candidate.
     """
 
     prior: Prior
@@ -45,7 +44,7 @@ class Choice:
 
 
 def load_candidates(name_or_path: str | Path, device: torch.device) -> list[Prior]:
-    """All shipped priors for "auto", else the one that is named.
+    """Load all shipped priors for "auto", otherwise the one that is named.
 
     Raises:
         NldiffError: unknown name, missing, corrupted or foreign file.
@@ -55,11 +54,11 @@ def load_candidates(name_or_path: str | Path, device: torch.device) -> list[Prio
 
 
 def choose_prior(recording: Recording, candidates: Sequence[Prior]) -> Choice:
-    """The candidate that explains the loudest seconds of the recording best; a single one is taken unheard.
+    """Choose the candidate that explains the loudest seconds of the recording best; a single one is taken at once.
 
     Args:
-        recording: clean or distorted: its samples are first given the distribution of clean ones.
-        candidates: at least one prior, of different names.
+        recording: clean or distorted; histogram matching first gives its samples the distribution of clean audio.
+        candidates: at least one prior; all have different names.
     """
     if len(candidates) == 1:
         return Choice(candidates[0], {})
@@ -72,14 +71,15 @@ def choose_prior(recording: Recording, candidates: Sequence[Prior]) -> Choice:
 
 @torch.no_grad()
 def denoising_error_db(prior: Prior, clean: np.ndarray, sample_rate: int, band: float) -> float:
-    """What is left of noise that was added to a signal, dB relative to the signal, mean over frames and noise levels.
+    """Error of a prior that denoises a signal, dB relative to the signal, mean over frames and two noise levels.
+
+    The noise within the band has 0.3 and 3 times the RMS of the signal.
 
     Args:
-        prior: what denoises.
-        clean: signal [1, time] of any level, not silent.
-        sample_rate: its rate, Hz.
-        band: Hz, at most half of each rate; what is above does not count. The noise within has 0.3 and 3 times the RMS
-            of the signal.
+        prior: the prior.
+        clean: signal without noise, [1, time], any level, not silent.
+        sample_rate: rate of `clean`, Hz.
+        band: upper limit of the frequencies that count, Hz, at most half of either rate.
     """
     resampled = sound.resample(clean.astype(np.float32), sample_rate, prior.sample_rate)
     x = torch.from_numpy(resampled * np.float32(prior.sigma_data / sound.rms(resampled)))
@@ -87,7 +87,7 @@ def denoising_error_db(prior: Prior, clean: np.ndarray, sample_rate: int, band: 
     bins = round(_PASS_BAND * band * _FRAME_SECONDS)
 
     def power(signal: torch.Tensor) -> torch.Tensor:
-        """Power within the band, by frame."""
+        """Power of every frame within the band."""
         n = len(window)
         spectrum = torch.stft(signal[0], n, n // 2, window=window, pad_mode="constant", return_complex=True)
         return spectrum[:bins].abs().square().sum(0).clamp(min=1e-20)
@@ -107,7 +107,7 @@ def denoising_error_db(prior: Prior, clean: np.ndarray, sample_rate: int, band: 
 def _loudest(recording: Recording) -> np.ndarray:
     """Loudest channel of the loudest few seconds, [1, time]."""
     starts, length = chunk_starts(recording, _EXCERPT_SECONDS, _OVERLAP_SECONDS)
-    # Variances, for a constant is not loud.
+    # Variances, because a constant is not loud.
     powers = [np.var(recording.read(start, length), axis=1, dtype=np.float64) for start in starts]
     chunk, channel = np.unravel_index(np.argmax(powers), np.shape(powers))
     return recording.read(starts[chunk], length)[[channel]]

@@ -1,4 +1,4 @@
-"""Saved priors: one safetensors file holds weights, network configuration, sample rate, level and settings."""
+"""Saved priors: one safetensors file with weights, network configuration, sample rate, level and settings."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from torch import nn
 from nldiff.devices import fast_dtype
 from nldiff.networks import make_network
 from nldiff.priors.edm import EDMDenoiser
+from nldiff.priors.old_settings import translate_settings
 from nldiff.weight_files import FileKind
 
 SHIPPED = ("guitar", "speech")
@@ -20,15 +21,15 @@ _FILES = FileKind(
 
 @dataclass(frozen=True)
 class Prior:
-    """A denoiser with what is needed to use it.
+    """A denoiser and what is needed to use it.
 
     Attributes:
         name: "guitar", "speech", or the stem of the file it came from.
         denoiser: preconditioned network, in inference mode.
-        sample_rate: rate of the audio it was trained on, Hz.
-        sigma_data: RMS level it was trained at.
-        sigma_min: lowest noise level that it was trained on; below it the network's output means nothing.
-        config: the whole metadata: network arguments, training summary, sampler defaults, version.
+        sample_rate: rate of the training audio, Hz: the prior's rate.
+        sigma_data: RMS of the training audio: the prior's level.
+        sigma_min: lowest noise level of the training, at the prior's level; the network's output means nothing below.
+        config: the whole metadata: network arguments, training summary, recommended settings, version.
     """
 
     name: str
@@ -39,9 +40,15 @@ class Prior:
     config: dict[str, Any] = field(repr=False)
 
     @property
-    def sampler(self) -> dict[str, Any]:
-        """Sampler settings that suit this prior; they override the library's defaults."""
-        return self.config.get("sampler", {})
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Settings recommended for this prior, by group; they override the library's defaults.
+
+        Groups are "sampler", "cost", "operator_fit", "refinement" and "polish", each of them optional. Files of version
+        0.1 hold one flat group, which is translated.
+        """
+        if "settings" in self.config:
+            return self.config["settings"]
+        return translate_settings(self.config.get("sampler", {}))
 
     @property
     def settings(self):
@@ -53,18 +60,25 @@ class Prior:
 
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
-    """Write `network`'s weights as bfloat16 with `config` in the metadata; atomic.
+    """Write a prior file, completely or not at all; the weights are rounded to bfloat16.
 
-    `config` holds at least `network` (name and arguments), `sample_rate`, `sigma_data` and `sigma_min`.
+    Args:
+        path: file to write.
+        network: score network.
+        config: metadata: at least `network` (name and arguments), `sample_rate`, `sigma_data` and `sigma_min`;
+            recommended settings, by group, under `settings`.
+
+    Raises:
+        NldiffError: the file cannot be written.
     """
     _FILES.save(path, network, config)
 
 
 def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Prior:
-    """Load a shipped prior by name or any prior file by path; nothing is downloaded, nothing is unpickled.
+    """Load a shipped prior by name or any prior file by path. Downloads and unpickles nothing.
 
     Args:
-        name_or_path: "guitar", "speech", or a path to a `.safetensors` file written by the training.
+        name_or_path: "guitar", "speech", or the path of a `.safetensors` file written by the training.
         device: where the network runs.
         dtype: compute type of the network; by default `fast_dtype(device)`.
 
@@ -80,7 +94,7 @@ def load_prior(name_or_path: str | Path, device: str | torch.device = "cpu", dty
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Metadata of a prior file.
+    """Read the metadata of a prior file.
 
     Raises:
         NldiffError: the file is not a prior of this library.

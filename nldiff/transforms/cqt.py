@@ -21,7 +21,7 @@ _PLANS_KEPT = 8
 
 @dataclass(frozen=True)
 class _Plan:
-    """Index tables for one signal length; `frames[g]` is the number of frames of group g, lowest band last."""
+    """Index tables for one signal length; `frames[g]` is the number of frames of group g, lowest group last."""
 
     length: int
     frames: tuple[int, ...]
@@ -32,7 +32,7 @@ class _Plan:
 
 
 class _Windows(torch.autograd.Function):
-    """Multiply the spectrum by all windows; the adjoint gathers too, which is much faster than a scatter."""
+    """Multiply the spectrum by all windows. The adjoint gathers too, which is much faster than a scatter."""
 
     @staticmethod
     def forward(ctx: Any, spectrum: Tensor, plan: _Plan) -> Tensor:
@@ -61,24 +61,27 @@ class _WindowsAdjoint(torch.autograd.Function):
 class ConstantQ:
     """Tight constant-Q frame of `octaves` octaves below Nyquist, plus one linear group down to 0 Hz.
 
-    Group g = 0 .. octaves-1 holds the octave (Nyquist / 2^(g+1), Nyquist / 2^g); group `octaves` splits the rest,
-    0 .. Nyquist / 2^octaves, into as many equally wide bands. Every band is demodulated to baseband. DC belongs to
-    the lowest band and Nyquist to the highest, so nothing is lost.
+    Group g = 0 to octaves-1 holds the octave (Nyquist / 2^(g+1), Nyquist / 2^g). Group `octaves` splits the rest, 0 to
+    Nyquist / 2^octaves, into as many equally wide bands. Every band is demodulated to baseband. DC belongs to the
+    lowest band and Nyquist to the highest, so nothing is lost.
 
-    Group g has a frame every `hop * 2^g` samples (the linear group shares the lowest octave's rate), whatever the
-    length: signals are zero-padded at the end to a multiple of `hop * 2^(octaves-1)`, the `granule`.
+    Group g has a frame every `hop * 2^g` samples at any length; the linear group has the rate of the lowest octave.
+    Signals are zero-padded at the end to a multiple of `hop * 2^(octaves-1)`, the `granule`.
 
     Args:
         octaves: number of octaves.
         bins_per_octave: bands per octave.
         window: "hann" (smooth, decays fast in time) or "kaiser" (beta 1, the papers' almost rectangular window).
+
+    Raises:
+        ValueError: unknown window.
     """
 
     def __init__(self, octaves: int = 8, bins_per_octave: int = 32, window: str = "hann") -> None:
         if window not in ("hann", "kaiser"):
             raise ValueError(f"window '{window}': 'hann' or 'kaiser' expected")
         self.octaves, self.bins_per_octave, self.window = octaves, bins_per_octave, window
-        # The widest band spans this fraction of the sampling rate, and a frame rate below it would alias.
+        # The widest band spans this fraction of the sampling rate; a lower frame rate would alias.
         span = 0.5 * (2 ** (0.5 / bins_per_octave) - 2 ** (-1.5 / bins_per_octave))
         self.hop = int(1 / span)
         while next_fast_len(self.hop) != self.hop:
@@ -101,8 +104,8 @@ class ConstantQ:
         """Analyse `x` [batch, time], float32 or float64.
 
         Returns `octaves + 1` complex tensors [batch, bins_per_octave, frames], highest octave first, bands in
-        ascending frequency. White noise of variance 1 has coefficients of variance (real + imaginary) 0.5 .. 1
-        within an octave.
+        ascending frequency. For white noise of variance 1, the variance of the coefficients (real + imaginary) is
+        between 0.5 and 1 within an octave.
         """
         plan = self._plan(self.padded_length(x.shape[-1]), x.device, x.dtype)
         spectrum = torch.fft.rfft(x, n=plan.length, norm="ortho")
@@ -114,7 +117,7 @@ class ConstantQ:
         ]
 
     def inverse(self, coefficients: list[Tensor], samples: int) -> Tensor:
-        """Synthesise `samples` samples, [batch, time], from the tensors of `forward`."""
+        """Synthesise audio [batch, `samples`] from the tensors of `forward`."""
         first = coefficients[0]
         plan = self._plan(self.padded_length(samples), first.device, first.real.dtype)
         slots = torch.cat([torch.fft.fft(c, norm="ortho").flatten(1) * 0.5**0.5 for c in coefficients], dim=-1)
@@ -150,7 +153,7 @@ class ConstantQ:
         gap = np.where(above > below, centres[above] - centres[below], 1.0)
         position = np.where(above > below, (frequency - centres[below]) / gap, 0.0)
         weights = np.stack([self._shape(position), self._shape(1 - position)])
-        weights[1, above == below] = 0.0  # outside the first and last centre one band is alone
+        weights[1, above == below] = 0.0  # beyond the first and the last centre there is only one band
         weights /= np.sqrt((weights**2).sum(0))
         bands = np.stack([below, above])
         offset = np.mod(frequency - np.round(centres[bands]).astype(int), band_frames[bands])

@@ -1,4 +1,4 @@
-"""Short-time Fourier transform with contiguous spectra, and overlap-add: the parts from which iterations are built."""
+"""Short-time Fourier transform with contiguous spectra, and overlap-add: parts of iterative methods."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ def stft(y: Tensor, n_fft: int, hop: int) -> Tensor:
 
     Args:
         y: audio [batch, time]; frames are centred on multiples of `hop`, with zeros beyond both ends.
-        n_fft: length of the window and the transform, samples, even.
+        n_fft: length of window and transform, samples, even.
         hop: step between frames, samples.
 
     Returns:
@@ -25,7 +25,7 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
 
     Args:
         frames: [batch, count, length].
-        hop: samples from one frame to the next, a divisor of `length`.
+        hop: step between frames, samples, a divisor of `length`.
 
     Returns:
         [batch, (count - 1) * hop + length].

@@ -6,36 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import plucked
-from torch import Tensor, nn
+from tiny_networks import noise
+from torch import Tensor
 
 from nldiff.baselines.crafx import AdaptiveActivation, CRAFx, cosine_filters
 from nldiff.baselines.demucs import Demucs, double_rate, halve_rate
 from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
-from nldiff.baselines.networks import NETWORKS, make_network
+from nldiff.baselines.networks import make_network
 from nldiff.baselines.open_unmix import OpenUnmix
 from nldiff.baselines.wave_unet import WaveUNet, interpolate
 from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import sdr, si_sdr
-
-# One entry or more for every name in the table; `test_every_network_is_tested` keeps it complete.
-TINY: dict[str, dict[str, Any]] = {
-    "demucs": {"name": "demucs", "hidden": 6, "depth": 3, "max_hidden": 16, "resample": 1},
-    "demucs-causal": {"name": "demucs", "hidden": 4, "depth": 3, "causal": True, "resample": 2, "residual": True},
-    "demucs-resampled": {"name": "demucs", "hidden": 4, "depth": 3, "kernel": 9, "resample": 4},
-    "wave-unet": {"name": "wave-unet", "levels": 5, "channels": 4},
-    "umx": {"name": "umx", "hidden": 16, "layers": 2, "n_fft": 64, "hop": 16},
-    "crafx": {"name": "crafx", "filters": 4, "frame": 256, "context": 1},
-}
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def build(tiny: str) -> nn.Module:
-    """The same weights every time."""
-    torch.manual_seed(0)
-    return make_network(**TINY[tiny])
 
 
 def parameter_count(name: str, **arguments: Any) -> int:
@@ -46,52 +27,6 @@ def parameter_count(name: str, **arguments: Any) -> int:
 def sine(frequency: float, times: Tensor) -> Tensor:
     """Of a frequency in cycles per sample, at times in samples; [1, time]."""
     return torch.sin(2 * math.pi * frequency * times.double() + 0.3).float()[None]
-
-
-def test_every_network_is_tested() -> None:
-    assert {arguments["name"] for arguments in TINY.values()} == set(NETWORKS)
-
-
-@pytest.mark.parametrize("samples", [1, 100, 4001, 16000])
-@pytest.mark.parametrize("tiny", TINY)
-@torch.no_grad()
-def test_any_length_in_is_the_length_out(tiny: str, samples: int) -> None:
-    y = build(tiny)(noise(2, samples))
-    assert y.shape == (2, samples)
-    assert y.dtype == torch.float32
-    assert bool(y.isfinite().all())
-    assert float(y.std()) > 1e-6
-
-
-@pytest.mark.parametrize("tiny", TINY)
-@torch.no_grad()
-def test_items_are_independent(tiny: str) -> None:
-    network, y = build(tiny), noise(3, 3000)
-    together = network(y)
-    for i in range(3):
-        torch.testing.assert_close(network(y[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-5)
-    y[0] = noise(3000, seed=9)
-    torch.testing.assert_close(network(y)[1:], together[1:], rtol=1e-4, atol=1e-5)
-    assert float((network(y)[0] - together[0]).abs().max()) > 1e-3
-
-
-@pytest.mark.parametrize("tiny", TINY)
-@torch.no_grad()
-def test_calls_leave_no_state(tiny: str) -> None:
-    network, y = build(tiny), noise(1, 3000)
-    first = network(y)
-    network(noise(2, 4000, seed=1))
-    assert torch.equal(network(y), first)
-
-
-@pytest.mark.parametrize("tiny", TINY)
-def test_every_input_and_parameter_has_a_gradient(tiny: str) -> None:
-    network, y = build(tiny), noise(2, 3000).requires_grad_()
-    network(y).square().sum().backward()
-    assert y.grad is not None and int((y.grad == 0).sum()) == 0
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and bool(parameter.grad.any()), name
-        assert bool(parameter.grad.isfinite().all()), name
 
 
 @pytest.mark.parametrize(

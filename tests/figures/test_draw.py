@@ -172,6 +172,15 @@ def test_spectrograms_share_one_scale() -> None:
     assert list(panels[0].images[0].get_extent()) == [0, 1, 0, 4]
 
 
+def test_spectrograms_with_a_logarithmic_frequency_axis() -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+    *panels, _ = figures.plot_spectrogram_row({"loud": tone, "quiet": 0.01 * tone}, 8000, frequency="cqt").axes
+    for axes, level in zip(panels, (0, -40), strict=True):
+        middle = np.asarray(axes.images[0].get_array())[:, 10]
+        assert middle.max() == pytest.approx(level, abs=0.1)
+        assert middle.argmax() == 3 * 24  # three octaves above 55 Hz
+
+
 def test_evolution() -> None:
     cost, curve, bar = FIGURES["evolution"]().axes
     for line, table in zip(cost.get_lines(), COSTS.values(), strict=True):

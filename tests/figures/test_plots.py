@@ -17,7 +17,8 @@ from matplotlib.image import imread
 
 from nldiff.errors import NldiffError
 from nldiff.figures import plots as plotting
-from nldiff.metrics.lsd import power_spectrogram
+from nldiff.metrics.sdr import Signal
+from nldiff.transforms.spectrogram import power_spectrogram
 
 GRID = np.linspace(-0.5, 0.5, 101)
 SAMPLES = 0.06 * np.random.default_rng(0).standard_normal(20000)
@@ -36,7 +37,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "curves": lambda: plotting.plot_curves(dict.fromkeys(FAMILIES, 0.1 * GRID), GRID, truth=GRID**2),
     "spectrograms": lambda: plotting.plot_spectrograms(SIGNALS, 16000),
     "one spectrogram": lambda: plotting.plot_spectrograms({"clean": SAMPLES}, 16000, fmax=5000),
-    "trace": lambda: plotting.plot_trace(np.geomspace(30, 0.1, 50)),
+    "logarithmic spectrograms": lambda: plotting.plot_spectrograms(SIGNALS, 16000, frequency="cqt"),
 }
 
 
@@ -124,13 +125,35 @@ def test_spectrograms_up_to_a_frequency_and_of_long_signals() -> None:
     assert np.asarray(figure.axes[0].images[0].get_array()).shape[1] <= 2001
 
 
-def test_trace() -> None:
-    axes = plotting.plot_trace(torch.tensor([3.0, 2.0, 0.1])).axes[0]
-    (line,) = axes.get_lines()
-    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
-    np.testing.assert_allclose(np.asarray(line.get_ydata(), float), [3.0, 2.0, 0.1], rtol=1e-6)
-    assert axes.get_yscale() == "log"
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("diffusion step", "cost")
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_spectrograms_with_a_logarithmic_frequency_axis(rate: int) -> None:
+    time = np.arange(rate) / rate
+    signals: dict[str, Signal] = {
+        "low": np.sin(2 * np.pi * 110 * time),
+        "high": torch.tensor(0.01 * np.sin(2 * np.pi * 3520 * time)),
+    }
+    figure = plotting.plot_spectrograms(signals, rate, frequency="cqt", fmax=5000)
+    *panels, _ = figure.axes
+    for axes, frequency, level in zip(panels, (110, 3520), (0, -40), strict=True):
+        picture = np.asarray(axes.images[0].get_array())
+        middle = picture[:, picture.shape[1] // 2]
+        assert middle.max() == pytest.approx(level, abs=0.1)
+        # The picture spans bands of 1/24 octave; the axis counts octaves above 1 kHz.
+        _, _, bottom, top = axes.images[0].get_extent()
+        assert (top - bottom) * 24 == pytest.approx(len(middle))
+        octave = bottom + (middle.argmax() + 0.5) / 24
+        assert octave == pytest.approx(np.log2(frequency / 1000), abs=1e-6)
+    figure.draw_without_rendering()
+    ticks = {
+        label.get_text(): tick for label, tick in zip(panels[0].get_yticklabels(), panels[0].get_yticks(), strict=True)
+    }
+    assert ticks["0.1"] == pytest.approx(np.log2(0.1)) and ticks["5"] == pytest.approx(np.log2(5))
+    assert panels[0].get_ylim() == pytest.approx((np.log2(0.055) - 1 / 48, np.log2(5)))
+
+
+def test_unknown_frequency_axis() -> None:
+    with pytest.raises(NldiffError, match="frequency=mel: linear or cqt expected"):
+        plotting.plot_spectrograms(SIGNALS, 16000, frequency="mel")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -155,22 +178,22 @@ def test_legend_is_outside_of_the_axes(name: str) -> None:
 
 
 def test_saved_pictures(tmp_path: Path) -> None:
-    figure = plotting.plot_trace([3.0, 2.0, 1.0])
+    figure = plotting.plot_curve(GRID, GRID, SAMPLES)
     width, height = figure.get_size_inches()
-    path = tmp_path / "new" / "trace of ü.png"
+    path = tmp_path / "new" / "curve of ü.png"
     plotting.save_figure(figure, path)
     picture = imread(path)
     assert picture.shape[:2] == (round(150 * height), round(150 * width))
     assert picture[..., :3].min() < 0.5 < picture[..., :3].max()  # something is drawn on white
     plotting.save_figure(figure, path, dpi=50)
     assert imread(path).shape[:2] == (round(50 * height), round(50 * width))
-    plotting.save_figure(figure, tmp_path / "new" / "trace.svg")
-    assert ElementTree.parse(tmp_path / "new" / "trace.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
-    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["trace of ü.png", "trace.svg"]
+    plotting.save_figure(figure, tmp_path / "new" / "curve.svg")
+    assert ElementTree.parse(tmp_path / "new" / "curve.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["curve of ü.png", "curve.svg"]
 
 
 def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
-    figure = plotting.plot_trace([2.0, 1.0])
+    figure = plotting.plot_curve(GRID, GRID, SAMPLES)
     with pytest.raises(NldiffError, match=r"curve\.bmp cannot be written: pictures are \.png or \.svg$"):
         plotting.save_figure(figure, tmp_path / "curve.bmp")
     (tmp_path / "file").touch()
@@ -179,9 +202,10 @@ def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
 
 
 def test_pyplot_is_never_loaded() -> None:
-    """No global state, and no matplotlib at all before the first figure."""
+    """No global state; matplotlib and nnAudio, which take long to import, wait until they are needed."""
     code = (
-        "import sys; from nldiff.figures import plots; assert 'matplotlib' not in sys.modules; "
-        "plots.plot_curves({'a': [0.0, 1.0]}, [0.0, 1.0]); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys; import nldiff.networks; from nldiff.figures import plots; "
+        "assert not {'matplotlib', 'nnAudio'} & set(sys.modules); "
+        "plots.plot_curve([0.0, 1.0], [0.0, 1.0], [0.5]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

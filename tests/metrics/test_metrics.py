@@ -31,9 +31,9 @@ from nldiff.metrics import (
     sdr,
     si_sdr,
 )
-from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.mrstft import RESOLUTIONS
 from nldiff.metrics.rr_mse import Curve, input_gain
+from nldiff.transforms.spectrogram import power_spectrogram
 
 SIGNALS = [name for name in METRICS if METRICS[name].inputs == "signals"]
 PAIRS = [name for name in SIGNALS if METRICS[name].needs_reference]

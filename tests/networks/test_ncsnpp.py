@@ -4,26 +4,23 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tiny_networks import noise
 from torch import Tensor, nn
 
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.layers import Conv, ScoreNetwork
-from nldiff.networks.ncsnpp import (
+from nldiff.networks.ncsnpp import NCSNpp
+from nldiff.networks.ncsnpp_blocks import (
     Attention,
     BigGANBlock,
     FourierEmbedding,
     MagnitudePreservingBlock,
     MagnitudePreservingResampler,
-    NCSNpp,
-    Spectrogram,
 )
 from nldiff.training.prior import TrainingConfig
 
@@ -38,10 +35,6 @@ GOLDEN: dict[str, tuple[dict[str, Any], list[float]]] = {
     "biggan": (BIGGAN, [0.21194, -0.56036, -0.21766, 0.52078, 0.0104, 0.83087, 0.23414, 0.23087]),
     "magnitude_preserving": (MAGNITUDE, [-0.06727, 0.01488, -0.12061, 0.09001, -0.03805, -0.00274, 0.06564, 0.03139]),
 }
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -60,44 +53,6 @@ def configured(name: str, monkeypatch: pytest.MonkeyPatch) -> TrainingConfig:
 def parameter_count(network: dict[str, Any]) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in make_network(**network).parameters())
-
-
-@settings(max_examples=30)
-@given(half=st.integers(2, 60), fraction=st.floats(0.05, 1.0), frames=st.integers(1, 20), seed=st.integers(0, 99))
-def test_spectrogram_is_inverted(half: int, fraction: float, frames: int, seed: int) -> None:
-    hop = max(2, int(half * fraction) // 2 * 2)
-    transform = Spectrogram(2 * half, min(hop, half // 2 * 2))
-    x = noise(2, frames * transform.hop, seed=seed)
-    spectrum = transform.forward(x)
-    assert spectrum.shape == (2, half + 1, frames)
-    torch.testing.assert_close(transform.inverse(spectrum), x, rtol=1e-4, atol=1e-4)
-
-
-def test_spectrogram_against_the_definition() -> None:
-    transform = Spectrogram(62, 16)
-    x = noise(1, 160)
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(62) / 62)
-    padded = np.pad(x[0].double().numpy(), 100)
-    for frame in (0, 3, 9):
-        # the middle of the window, sample 31, lies at (frame + 1/2) hop
-        start = 100 + frame * 16 + 8 - 31
-        piece = padded[start : start + 62] * window
-        bins = [np.sum(piece * np.exp(-2j * np.pi * k * np.arange(62) / 62)) for k in range(32)]
-        expected = np.array(bins) * math.sqrt(2 / np.sum(window**2))
-        np.testing.assert_allclose(transform.forward(x)[0, :, frame].numpy(), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_spectrogram_of_white_noise_has_unit_variance() -> None:
-    spectrum = Spectrogram(510, 128).forward(noise(1, 128 * 2000))[0, :, 2:-2]
-    # about 2000 / 2 independent frames and 254 bins
-    assert float(spectrum[1:-1].real.var()) == pytest.approx(1, abs=0.01)
-    assert float(spectrum[1:-1].imag.var()) == pytest.approx(1, abs=0.01)
-
-
-@pytest.mark.parametrize("hop", [0, 3, 33, 64])
-def test_hops_that_do_not_work(hop: int) -> None:
-    with pytest.raises(ValueError, match=f"n_fft 62 and hop {hop}"):
-        Spectrogram(62, hop)
 
 
 def test_fourier_embedding_by_hand() -> None:

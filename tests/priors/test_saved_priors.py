@@ -15,6 +15,7 @@ from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.layers import ScoreNetwork
 from nldiff.priors.edm import denoising_loss
+from nldiff.priors.old_settings import translate_settings
 from nldiff.priors.saved import SHIPPED, load_prior, read_config, save_prior
 from nldiff.sound import resample
 
@@ -28,7 +29,7 @@ def config(tiny_network: dict[str, Any]) -> dict[str, Any]:
         "sample_rate": 8000,
         "sigma_data": 0.05,
         "sigma_min": 2e-4,
-        "sampler": {"steps": 12},
+        "settings": {"sampler": {"steps": 12}, "refinement": {"name": "none"}},
         "training": {"description": "plucked strings"},
     }
 
@@ -50,7 +51,7 @@ def test_round_trip(prior_file: Path, network: ScoreNetwork, config: dict[str, A
     prior = load_prior(prior_file, dtype=torch.float32)
     assert (prior.name, prior.sample_rate, prior.sigma_data, prior.sigma_min) == ("strings", 8000, 0.05, 2e-4)
     assert prior.config == config
-    assert prior.sampler == {"steps": 12}
+    assert prior.settings == {"sampler": {"steps": 12}, "refinement": {"name": "none"}}
     saved, loaded = network.state_dict(), prior.denoiser.network.state_dict()
     assert saved.keys() == loaded.keys()
     for name, tensor in saved.items():
@@ -91,10 +92,84 @@ def test_config_is_readable_without_weights(prior_file: Path, config: dict[str, 
     assert read_config(prior_file) == config
 
 
-def test_prior_without_sampler_settings(tmp_path: Path, network: ScoreNetwork, config: dict[str, Any]) -> None:
-    del config["sampler"]
+def test_prior_without_settings(tmp_path: Path, network: ScoreNetwork, config: dict[str, Any]) -> None:
+    del config["settings"]
     save_prior(tmp_path / "p.safetensors", network, config)
-    assert load_prior(tmp_path / "p.safetensors").sampler == {}
+    assert load_prior(tmp_path / "p.safetensors").settings == {}
+
+
+def test_prior_with_settings_of_an_old_file(tmp_path: Path, network: ScoreNetwork, config: dict[str, Any]) -> None:
+    del config["settings"]
+    save_prior(tmp_path / "p.safetensors", network, config | {"sampler": {"steps": 12, "cost_hop": 64}})
+    assert load_prior(tmp_path / "p.safetensors").settings == {"sampler": {"steps": 12}, "cost": {"hop": 64}}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "guitar",
+            {
+                "sampler": {"steps": 40, "sigma_max": 0.5, "sigma_min": 1e-3, "churn": 0.0, "zeta": 0.6},
+                "operator_fit": {"warmup": 100, "segments": 6},
+                "refinement": {"name": "auto", "iterations": 600, "windows": [4096, 8192, 16384]},
+            },
+        ),
+        (
+            "speech",
+            {
+                "sampler": {"steps": 40, "sigma_max": 0.5, "sigma_min": 1e-3, "churn": 0.0, "zeta": 0.6},
+                "cost": {"n_fft": 512, "hop": 128},
+                "operator_fit": {"warmup": 100, "segments": 6},
+                "refinement": {"name": "auto", "iterations": 300, "windows": [512, 1024, 2048]},
+                "polish": {"sigma": 0.015},
+            },
+        ),
+    ],
+)
+def test_settings_of_the_shipped_priors(name: str, expected: dict[str, Any]) -> None:
+    assert load_prior(name).settings == expected
+
+
+OLD_SETTINGS = {
+    "steps": 50, "sigma_max": 1.0, "sigma_min": 1e-5, "rho": 7.0, "churn": 20.0, "noise_scale": 1.0, "heun": True,
+    "zeta": 0.3, "cost_n_fft": 1024, "cost_hop": 256, "through_denoiser": True, "operator_iterations": 20,
+    "operator_learning_rate": 0.02, "operator_betas": (0.9, 0.99), "operator_warmup": 1, "operator_segments": 2,
+    "operator_segment_length": 16384, "refine_iterations": 3, "refine_windows": (4096,), "polish_sigma": 0.1,
+    "polish_steps": 6,
+}  # fmt: skip
+
+
+def test_every_old_setting_is_translated() -> None:
+    assert translate_settings(OLD_SETTINGS) == {
+        "sampler": {
+            "steps": 50, "sigma_max": 1.0, "sigma_min": 1e-5, "rho": 7.0, "churn": 20.0, "noise_scale": 1.0,
+            "name": "heun", "zeta": 0.3, "through_denoiser": True,
+        },
+        "cost": {"n_fft": 1024, "hop": 256},
+        "operator_fit": {
+            "iterations": 20, "learning_rate": 0.02, "betas": (0.9, 0.99), "warmup": 1, "segments": 2,
+            "segment_length": 16384,
+        },
+        "refinement": {"name": "auto", "iterations": 3, "windows": (4096,)},
+        "polish": {"sigma": 0.1, "steps": 6},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({}, {}),
+        ({"heun": False}, {"sampler": {"name": "euler"}}),
+        ({"refine_iterations": 0}, {"refinement": {"name": "none"}}),
+        ({"refine_windows": [4]}, {"refinement": {"windows": [4]}}),
+        # Left for the caller, who knows the names of the sampler's settings.
+        ({"stpes": 3}, {"sampler": {"stpes": 3}}),
+    ],
+    ids=str,
+)
+def test_translated_settings(old: dict[str, Any], new: dict[str, Any]) -> None:
+    assert translate_settings(old) == new
 
 
 def truncate(path: Path) -> None:
@@ -214,7 +289,7 @@ def test_every_shipped_prior_is_tested() -> None:
 
 @pytest.mark.parametrize(("name", "sample_rate", "bound"), [("guitar", 44100, 0.7), ("speech", 16000, 0.9)])
 def test_shipped_prior(name: str, sample_rate: int, bound: float) -> None:
-    file = files("nldiff.priors") / f"{name}.safetensors"
+    file = files("nldiff") / "priors" / "weights" / f"{name}.safetensors"
     assert file.is_file()
     assert len(file.read_bytes()) <= 20e6
     prior = load_prior(name)
