@@ -50,14 +50,6 @@ class Prior:
             return self.config["settings"]
         return translate_settings(self.config.get("sampler", {}))
 
-    @property
-    def settings(self):
-        from nldiff.priors.old_settings import translate_settings
-
-        old = translate_settings(self.config.get("sampler", {}))
-        old.setdefault("refinement", {}).setdefault("name", "none")
-        return old
-
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
     """Write a prior file, completely or not at all; the weights are rounded to bfloat16.
