@@ -48,7 +48,8 @@ class Prior:
         """
         if "settings" in self.config:
             return self.config["settings"]
-        return translate_settings(self.config.get("sampler", {}))
+        # Version 0.1 refined only where the prior asked for it.
+        return translate_settings({"refine_iterations": 0} | self.config.get("sampler", {}))
 
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
