@@ -49,11 +49,6 @@ class Baseline:
     sample_rate: int
     config: dict[str, Any] = field(repr=False)
 
-    @property
-    def distortions(self) -> list[str]:
-        """Names of the distortions in training; the entry `task` of the file."""
-        return self.config["task"]
-
     @torch.no_grad()
     def __call__(self, y: Tensor) -> Tensor:
         """Estimate the clean audio: `y` [batch, time] -> [batch, time] float32, both on the network's device."""

@@ -170,14 +170,9 @@ def draw_spectrograms(
         levels.append(10 * np.log10(power + 1e-20))
     loudest = max(float(level.max()) for level in levels)
     for axes, signal, level in zip(panels, signals.values(), levels, strict=True):
+        extent, vmin = (0.0, len(signal) / sample_rate, bottom, top), -_DYNAMIC_RANGE_DB
         image = axes.imshow(
-            level - loudest,
-            extent=(0.0, len(signal) / sample_rate, bottom, top),
-            vmin=-_DYNAMIC_RANGE_DB,
-            vmax=0.0,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
+            level - loudest, extent=extent, vmin=vmin, vmax=0.0, origin="lower", aspect="auto", cmap="magma"
         )
         if frequency == "cqt":
             ticks = [khz for khz in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if np.log2(khz) < top]

@@ -90,7 +90,7 @@ class NCSNpp(ScoreNetwork):
         folded, first = 2 * patch**2, channels[0]
         self.input = Conv(folded, first, (3, 3), normalise=normalise)
         self.position = nn.Parameter(torch.zeros(1, first, bins // patch, 1)) if position_embedding else None
-        self._add_levels(channels, blocks, folded, normalise, progressive, attention, embedding)
+        self._add_levels(channels, blocks, normalise, progressive, attention, embedding)
 
         # The output starts near zero, so that an untrained denoiser returns c_skip * x.
         heads = channels if progressive else [first]
@@ -102,14 +102,7 @@ class NCSNpp(ScoreNetwork):
         self.output_gain = nn.Parameter(torch.tensor(1e-3)) if normalise else None
 
     def _add_levels(
-        self,
-        channels: list[int],
-        blocks: int,
-        folded: int,
-        normalise: bool,
-        progressive: bool,
-        attention: bool,
-        embedding: int,
+        self, channels: list[int], blocks: int, normalise: bool, progressive: bool, attention: bool, embedding: int
     ) -> None:
         """Make encoder, bottleneck and decoder. The skip connections are the outputs of all parts of the encoder."""
 
@@ -129,7 +122,7 @@ class NCSNpp(ScoreNetwork):
                 self.down.append(resampler(width, "halve"))
                 skips.append(width)
                 if progressive:
-                    self.pyramid.append(Conv(folded, width))
+                    self.pyramid.append(Conv(2 * self.patch**2, width))
             self.encoder.append(nn.ModuleList(block(width if i == 0 else outputs, outputs) for i in range(blocks)))
             skips.extend([outputs] * blocks)
             width = outputs

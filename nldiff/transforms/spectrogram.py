@@ -109,14 +109,7 @@ def constant_q_magnitudes(
     from nnAudio.features import CQT1992v2  # takes long to import
 
     bands = 1 + int(bins_per_octave * math.log2(0.45 * sample_rate / lowest))
-    transform = CQT1992v2(
-        sr=sample_rate,
-        hop_length=hop,
-        fmin=lowest,
-        n_bins=bands,
-        bins_per_octave=bins_per_octave,
-        pad_mode="constant",
-        verbose=False,
-    )
+    sizes = {"hop_length": hop, "fmin": lowest, "n_bins": bands, "bins_per_octave": bins_per_octave}
+    transform = CQT1992v2(sample_rate, **sizes, pad_mode="constant", verbose=False)
     x = torch.from_numpy(signal.astype(np.float32))
     return transform(x, normalization_type="wrap")[0].double().numpy(), transform.frequencies

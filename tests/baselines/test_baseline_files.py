@@ -44,7 +44,6 @@ def noise(*shape: int) -> Tensor:
 def test_round_trip(path: Path, network: nn.Module) -> None:
     baseline = load_baseline(path)
     assert (baseline.name, baseline.sample_rate, baseline.config) == ("strings", 8000, CONFIG)
-    assert baseline.distortions == ["hard_clip"]
     saved, loaded = network.state_dict(), baseline.network.state_dict()
     assert saved.keys() == loaded.keys()
     for name, tensor in saved.items():
