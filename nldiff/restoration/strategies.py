@@ -152,18 +152,21 @@ class PosteriorSampling(Strategy):
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
-"""By name of the setting `refinement.name`; the first that is for an operator is taken, the last one is for all."""
+"""By name of the setting `refinement.name`; the first that is for an operator is taken, else posterior sampling."""
 
 
 def allowed_strategies(name: str) -> list[type[Strategy]]:
-    """The strategies that the setting `refinement.name` allows: all for "auto", else the named one and the last.
+    """The strategies that the setting `refinement.name` allows, posterior sampling last.
+
+    All are for "auto", else the named one, and posterior sampling where that is not for the operator.
 
     Raises:
         NldiffError: unknown name.
     """
     if name not in ("auto", *STRATEGIES):
         raise NldiffError(f"refinement.name={name}: auto or one of {', '.join(STRATEGIES)} expected")
-    return [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key) or strategy is PosteriorSampling]
+    named = [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key)]
+    return [*(strategy for strategy in named if strategy is not PosteriorSampling), PosteriorSampling]
 
 
 def choose_strategy(work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
