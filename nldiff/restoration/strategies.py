@@ -25,7 +25,6 @@ from nldiff.restoration.increasing import (
     plain_curves,
 )
 from nldiff.restoration.workspace import Workspace
-from nldiff.sampling import Posterior
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,9 @@ class Strategy(ABC):
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Network evaluations per item, the `spent` ones for the operator included."""
 
-    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
-        """Chunks that sampling for the operator has restored as this strategy would."""
+    @staticmethod
+    def ready(work: Workspace) -> list[int]:
+        """Chunks that sampling for the operator, where it is needed, restores as this strategy would."""
         return []
 
 
@@ -146,9 +146,10 @@ class PosteriorSampling(Strategy):
         """As many again, unless sampling for the operator restored whole chunks."""
         return spent if work.whole else 2 * spent
 
-    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
-        """The joint chunks, if they were sampled as a whole."""
-        return work.joint if posterior and work.whole else []
+    @staticmethod
+    def ready(work: Workspace) -> list[int]:
+        """The joint chunks, if they are sampled as a whole."""
+        return work.joint if work.whole else []
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
