@@ -149,5 +149,5 @@ def _group(name: str, changes: Mapping[str, Any]) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(changes)))
     except (OmegaConfBaseException, TypeError) as error:
-        key = getattr(error, "full_key", None)
-        raise NldiffError(f"{name}{f'.{key}' if key else ''}: {str(error).splitlines()[0]}") from error
+        where = ".".join(filter(None, [name, getattr(error, "full_key", None)]))
+        raise NldiffError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -33,13 +33,14 @@ def test_a_result_at_its_own_level_is_brought_to_the_recordings() -> None:
     assert explained_db == pytest.approx(20 * np.log10(rms(y) / rms(error)), abs=1e-3)
     # Told the gain, it is taken.
     told, told_curve, told_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames], -2.0)
-    assert (told, told_db) == (-2.0, pytest.approx(explained_db, abs=1e-3))
+    assert told == -2
+    assert told_db == pytest.approx(explained_db, abs=1e-3)
     assert told_curve(at) == pytest.approx(np.clip(at / -2, -0.3, 0.3) / 3, abs=1e-7)
 
 
 def test_curves_take_numbers_lists_and_any_shape() -> None:
     curve = user_curve(Fit(CLIPPER, 1.0, 0.0, 4000.0), 1.0)
-    assert float(curve(np.float64(0.5))) == pytest.approx(0.1)
+    assert float(curve(np.array(0.5))) == pytest.approx(0.1)
     assert curve(np.zeros((2, 3, 4))).shape == (2, 3, 4)
 
 

@@ -33,9 +33,8 @@ def test_the_true_signal_and_curve_have_the_best_scores(clean: NDArray[np.float3
 
 
 def test_channels_are_averaged(clean: NDArray[np.float32]) -> None:
-    restored = clean.copy()
-    restored[1] += 0.05 * np.random.default_rng(0).standard_normal(clean.shape[1]).astype(np.float32)
-    restored[0] += 0.01 * np.random.default_rng(1).standard_normal(clean.shape[1]).astype(np.float32)
+    noise = np.array([[0.01], [0.05]]) * np.random.default_rng(0).standard_normal(clean.shape)
+    restored = (clean + noise).astype(np.float32)
     found = scores(clean, clean, restored, CLIPPER, np.asarray)["after"]
     each = [scores(clean[i : i + 1], clean[i : i + 1], restored[i : i + 1], CLIPPER, np.asarray) for i in range(2)]
     for key in ("si_sdr_db", "lsd"):

@@ -35,6 +35,11 @@ def recommending(prior: Prior, settings: dict[str, dict[str, Any]]) -> Recommend
     return Recommending(**values | {"config": {"settings": settings}})
 
 
+def in_group(group: str, key: str, value: Any) -> RestoreConfig:
+    changes: dict[str, Any] = {group: {key: value}}
+    return RestoreConfig(**changes)
+
+
 # ------------------------------------------------------------ library < prior < file < argument
 
 
@@ -66,7 +71,9 @@ def test_arguments_beat_the_file_the_file_the_prior_and_the_prior_the_library(
     prior: Prior, tmp_path: Path, name: str, rounds: int
 ) -> None:
     # In round 0 nobody changes the first field, the prior changes the second, prior and file the third, all the fourth.
-    by_prior, by_file, arguments, expected = {}, {}, [], {}
+    by_prior: dict[str, Any] = {}
+    by_file: dict[str, Any] = {}
+    arguments, expected = [], {}
     for i, (key, *values) in enumerate(FIELDS[name]):
         changes = (rounds + i) % 4
         expected[key] = values[changes - 1] if changes else getattr(getattr(Settings(), name), key)
@@ -101,7 +108,7 @@ def test_the_schedule_is_not_below_the_training_of_the_prior(prior: Prior, wante
 # ------------------------------------------------------------ names of version 0.1
 
 
-OLD = [
+OLD: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"heun": True}, "sampler", {"name": "heun"}),
     ({"heun": False}, "sampler", {"name": "euler"}),
     ({"cost_n_fft": 512}, "cost", {"n_fft": 512}),
@@ -142,10 +149,11 @@ def test_new_names_beat_old_ones_and_old_ones_the_prior(
     if group == "sampler":
         return
     name, meant = next(iter(expected.items()))
-    other = {"windows": (8,), "name": "sparse", "betas": (0.1, 0.2), "n_fft": 2048}.get(
+    other: Any = {"windows": (8,), "name": "sparse", "betas": (0.1, 0.2), "n_fft": 2048}.get(
         name, 2 if isinstance(meant, int) else 0.03
     )
-    new = getattr(resolve_settings(recommended, replace(changed, **{group: {name: other}})), group)
+    both = replace(in_group(group, name, other), sampler=old)
+    new = getattr(resolve_settings(recommended, both), group)
     assert getattr(new, name) == other
 
 
@@ -247,7 +255,7 @@ def test_settings_on_the_edge_of_their_range_are_accepted() -> None:
 def test_an_unknown_entry_of_a_group_is_named_with_the_known_ones(prior: Prior, name: str) -> None:
     known = ", ".join(f.name for f in fields(getattr(Settings(), name)))
     with pytest.raises(NldiffError) as caught:
-        resolve_settings(prior, RestoreConfig(**{name: {"nonsense": 1}}))
+        resolve_settings(prior, in_group(name, "nonsense", 1))
     assert str(caught.value) == f"unknown setting '{name}.nonsense' (known: {known})"
 
 
@@ -258,7 +266,7 @@ def test_values_of_another_kind_are_refused_in_one_line_for_every_setting(prior:
         if f.name == "name" or (name, f.name, value) == ("sampler", "through_denoiser", float("inf")):
             continue
         with pytest.raises(NldiffError, match=f"^{name}[.:]") as caught:
-            resolve_settings(prior, RestoreConfig(**{name: {f.name: value}}))
+            resolve_settings(prior, in_group(name, f.name, value))
         assert "\n" not in str(caught.value)
 
 

@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -147,8 +146,12 @@ def test_time_may_run_backwards() -> None:
 def test_thresholds_and_momentum_are_those_of_the_settings() -> None:
     x, feasible = intervals(4, 1, 800)
     usual = sparsest_consistent(x, feasible, [64], 5, RefinementSettings())
-    for changed in ({"first_threshold": 0.5}, {"last_threshold": 0.05}, {"momentum": 0.0}):
-        other = sparsest_consistent(x, feasible, [64], 5, replace(RefinementSettings(), **changed))
+    for changed in (
+        RefinementSettings(first_threshold=0.5),
+        RefinementSettings(last_threshold=0.05),
+        RefinementSettings(momentum=0.0),
+    ):
+        other = sparsest_consistent(x, feasible, [64], 5, changed)
         assert float((other - usual).abs().max()) > 1e-3
 
 
