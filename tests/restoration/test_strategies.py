@@ -114,6 +114,16 @@ def test_a_blind_curve_is_that_of_the_recording_at_its_own_rate(prior: Prior, fa
     assert result.explained_db > 20
 
 
+def test_the_observed_band_is_not_added_to_one_that_was_refined(prior: Prior) -> None:
+    y = clipped(0.3, 22050)[0]
+    known = Distortion("hard_clip", {"threshold": 0.15})
+    dropped, kept = (
+        restore(y, 22050, prior, known=known, config=RestoreConfig(above_band=band, **REFINED)).audio
+        for band in ("drop", "keep")
+    )
+    np.testing.assert_array_equal(kept, dropped)
+
+
 @pytest.mark.parametrize(("rate", "windows"), [(TINY_RATE, [512]), (22050, [1440]), (6000, [384]), (5513, [352])])
 def test_windows_last_as_long_at_every_rate(
     prior: Prior, monkeypatch: pytest.MonkeyPatch, rate: int, windows: list[int]
