@@ -17,13 +17,14 @@ from nldiff.networks import make_network
 from nldiff.operators import WAVESHAPERS, Operator
 from nldiff.priors.saved import Prior, load_prior, save_prior
 from nldiff.restoration.diffusion import diffusion
+from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.methods import METHODS
 from nldiff.sampling import Posterior, Step
 from nldiff.sampling.likelihood import Cost
 from nldiff.sampling.settings import OperatorFitSettings, SamplerSettings
 
 TINY_RATE = 8000
-TINY_SAMPLER = {"steps": 3, "operator_iterations": 2}
+TINY_SAMPLER = {"steps": 3, "operator_iterations": 2, "refine_iterations": 0}
 TINY_NETWORK: dict[str, Any] = {
     "name": "cqtunet",
     "channels": [4, 4],
@@ -75,6 +76,46 @@ def plucked(seconds: float, rate: int, seed: int = 0, peak: float = 0.5) -> NDAr
 def clipped(seconds: float, rate: int, channels: int = 1, seed: int = 0) -> NDArray[np.float32]:
     """Hard-clipped strings `[channels, time]`, another one in each channel."""
     return np.stack([plucked(seconds, rate, seed + c) for c in range(channels)]).clip(-0.15, 0.15)
+
+
+def tones(seed: int, rate: int = TINY_RATE) -> Tensor:
+    """One second of four sinusoids, RMS 0.06, `[1, rate]`."""
+    random = np.random.default_rng(seed)
+    frequency, phase, amplitude = random.uniform(100, 1000, 4), random.uniform(0, 6.28, 4), random.uniform(0.3, 1, 4)
+    time = np.arange(rate)[:, None] / rate
+    x = (amplitude * np.sin(2 * np.pi * frequency * time + phase)).sum(1)
+    return torch.from_numpy((0.06 * x / np.sqrt(np.mean(x**2))).astype(np.float32))[None]
+
+
+def laplace(count: int, seed: int = 0, scale: float = 0.1) -> Tensor:
+    """Samples distributed about as those of music, `[1, count]`."""
+    return torch.from_numpy(np.random.default_rng(seed).laplace(scale=scale, size=(1, count)).astype(np.float32))
+
+
+def intervals(seed: int, items: int, length: int) -> tuple[Tensor, Intervals]:
+    """A signal, and intervals of which a tenth is infinite on a side and a tenth a point; not all contain it."""
+    source = torch.Generator().manual_seed(seed)
+    x, low = (torch.randn(items, length, generator=source) for _ in range(2))
+    high = low + torch.rand(items, length, generator=source)
+    kind = torch.randint(10, (items, length), generator=source)
+    low = torch.where(kind == 0, -torch.inf, low)
+    high = torch.where(kind == 1, torch.inf, torch.where(kind == 2, low, high))
+    return x, Intervals(low, high)
+
+
+def rms(x: Any) -> float:
+    """Root mean square over everything."""
+    return float(np.sqrt(np.mean(np.asarray(x, dtype=np.float64) ** 2)))
+
+
+class Function(Operator):
+    """A function of audio as an operator."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class FakeSampler:

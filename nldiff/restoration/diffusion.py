@@ -50,12 +50,12 @@ def _restore(job: Job, sample: Callable[..., Posterior], emit: Emit, on_step: On
     work = make_workspace(job.recording, choice.prior, job.config, job.known, sample)
     # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
     first = allowed_strategies(work.settings.refinement.name)[0]
-    progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, [])))
+    progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, first.ready(work))))
     estimate = estimate_operator(work, progress)
     strategy, posterior = estimate.strategy, estimate.posterior
-    sampled = work.settings.sampler.steps if posterior else 0
-    progress.plan(sampled + strategy.steps(work) * len(calls(work, strategy.ready(work, posterior))))
-    for block in joined(restored_chunks(work, estimate, progress), work.starts, job.recording.frames):
+    sampled, ready = (work.settings.sampler.steps, strategy.ready(work)) if posterior else (0, [])
+    progress.plan(sampled + strategy.steps(work) * len(calls(work, ready)))
+    for block in joined(restored_chunks(work, estimate, ready, progress), work.starts, job.recording.frames):
         emit(block)
     own, used = job.recording.sample_rate, choice.prior.sample_rate
     return Fit(
@@ -81,14 +81,15 @@ def calls(work: Workspace, ready: list[int]) -> list[list[int]]:
     return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
 
 
-def restored_chunks(work: Workspace, estimate: Estimate, progress: Progress) -> Iterator[np.ndarray]:
+def restored_chunks(work: Workspace, estimate: Estimate, ready: list[int], progress: Progress) -> Iterator[np.ndarray]:
     """The restored chunks [channels, length] at the recording's rate and the prior's level, in order.
+
+    Sampling for the operator has restored those that are `ready`.
 
     Raises:
         NldiffError: sampling diverged.
     """
     strategy, posterior, channels = estimate.strategy, estimate.posterior, work.recording.channels
-    ready = strategy.ready(work, posterior)
     finished: dict[int, np.ndarray] = {}
     if posterior and ready:
         finished = split_channels(work.at_own_rate(posterior.audio, work.length), ready, channels)

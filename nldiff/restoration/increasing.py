@@ -55,7 +55,8 @@ class CurveSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "curve", ("tolerance", "steep_slope", "rare_share", "largest_rms", "knee_headroom"), above=0)
+        require(self, "curve", ("tolerance", "steep_slope", "largest_rms", "knee_headroom"), above=0)
+        require(self, "curve", ("rare_share",), above=0, below=0.5)
         require(self, "curve", ("unexplained_power", "monotone_excess", "spread_growth"), above=0)
         require(self, "curve", ("halvings", "exact_after"), least=0)
         require(self, "curve", ("points",), least=2)

@@ -18,6 +18,7 @@ from nldiff.restoration.diffusion import diffusion
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.result import Fit
 from nldiff.restoration.settings import resolve_settings
+from nldiff.restoration.strategies import allowed_strategies
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Method:
         if self.needs_clean and job.clean is None:
             raise NldiffError(f"{self.name} needs the clean signal: only with --distort, where INPUT is clean")
         for prior in job.priors if self.uses_prior else ():
-            resolve_settings(prior, job.config)
+            allowed_strategies(resolve_settings(prior, job.config).refinement.name)
 
 
 def _network(name: str) -> Method:

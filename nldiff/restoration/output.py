@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -170,17 +170,25 @@ def _json_values(value: Any) -> Any:
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Hidden folder in `folder`, which is created if needed, that goes away with everything left in it.
+    """Hidden folder in `folder` that goes away with everything left in it.
+
+    `folder` is created if needed; if the block fails, it goes away as well.
 
     Raises:
         NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
     """
+    useless = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
             yield Path(scratch)
+        useless = False
     except (OSError, soundfile.SoundFileError) as error:
         raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
+    finally:
+        if useless:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> float:

@@ -118,10 +118,9 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
     Raises:
         NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
-    given = config.groups
-    settings = Settings(
-        **{name: _group(name, prior.settings.get(name, {}) | changes) for name, changes in given.items()}
-    )
+    recommended, given = prior.settings, config.groups
+    names = [f.name for f in dataclasses.fields(Settings)]
+    settings = Settings(**{name: _group(name, recommended.get(name, {}) | given.get(name, {})) for name in names})
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
         raise NldiffError(f"polish.sigma={settings.polish.sigma:g}: 0 or at least {sampler.sigma_min:g} expected")
@@ -149,5 +148,6 @@ def _group(name: str, changes: Mapping[str, Any]) -> Any:
             raise NldiffError(f"unknown setting '{name}.{key}' (known: {', '.join(known)})")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(changes)))
-    except OmegaConfBaseException as error:
-        raise NldiffError(f"{name}.{error.full_key or ''}: {str(error).splitlines()[0]}") from error
+    except (OmegaConfBaseException, TypeError) as error:
+        where = ".".join(filter(None, [name, getattr(error, "full_key", None)]))
+        raise NldiffError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -121,10 +121,12 @@ def spade(variant: Variant, job: Job) -> Processor:
         # power of two rounds nothing.
         peak = np.abs(np.concatenate([level[np.isfinite(level)] for level in (low, high)])).max()
         gain = np.float32(2.0 ** np.ceil(np.log2(peak)))
-    levels = [torch.as_tensor(level / gain) for level in (low, high)]
+    lower, upper = (torch.as_tensor(level / gain) for level in (low, high))
+    # What comes before the gain of a known operator is clean; that of the stopping rule is taken back.
+    back = np.float32(1) if job.known else gain
 
     def process(chunk: np.ndarray, start: int) -> np.ndarray:
-        return aspade(torch.from_numpy(chunk / gain), levels[0], levels[1], PRESETS[job.spade], variant).numpy()
+        return back * aspade(torch.from_numpy(chunk / gain), lower, upper, PRESETS[job.spade], variant).numpy()
 
     return Processor(process, job.recording.sample_rate)
 

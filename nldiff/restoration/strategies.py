@@ -25,7 +25,6 @@ from nldiff.restoration.increasing import (
     plain_curves,
 )
 from nldiff.restoration.workspace import Workspace
-from nldiff.sampling import Posterior
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,9 @@ class Strategy(ABC):
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Network evaluations per item, the `spent` ones for the operator included."""
 
-    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
-        """Chunks that sampling for the operator has restored as this strategy would."""
+    @staticmethod
+    def ready(work: Workspace) -> list[int]:
+        """Chunks that sampling for the operator, where it is needed, restores as this strategy would."""
         return []
 
 
@@ -146,24 +146,28 @@ class PosteriorSampling(Strategy):
         """As many again, unless sampling for the operator restored whole chunks."""
         return spent if work.whole else 2 * spent
 
-    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
-        """The joint chunks, if they were sampled as a whole."""
-        return work.joint if posterior and work.whole else []
+    @staticmethod
+    def ready(work: Workspace) -> list[int]:
+        """The joint chunks, if they are sampled as a whole."""
+        return work.joint if work.whole else []
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
-"""By name of the setting `refinement.name`; the first that is for an operator is taken, the last one is for all."""
+"""By name of the setting `refinement.name`; the first that is for an operator is taken, else posterior sampling."""
 
 
 def allowed_strategies(name: str) -> list[type[Strategy]]:
-    """The strategies that the setting `refinement.name` allows: all for "auto", else the named one and the last.
+    """The strategies that the setting `refinement.name` allows, posterior sampling last.
+
+    All are for "auto", else the named one, and posterior sampling where that is not for the operator.
 
     Raises:
         NldiffError: unknown name.
     """
     if name not in ("auto", *STRATEGIES):
         raise NldiffError(f"refinement.name={name}: auto or one of {', '.join(STRATEGIES)} expected")
-    return [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key) or strategy is PosteriorSampling]
+    named = [strategy for key, strategy in STRATEGIES.items() if name in ("auto", key)]
+    return [*(strategy for strategy in named if strategy is not PosteriorSampling), PosteriorSampling]
 
 
 def choose_strategy(work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:

@@ -14,6 +14,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from nldiff import sound
+from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.priors.edm import karras_schedule
@@ -151,10 +152,10 @@ def make_workspace(
     """Find the loudest chunks, the level, and from both the first guess.
 
     Raises:
-        NldiffError: unusable settings of the method.
+        NldiffError: unusable settings of the method, or chunks that are too short for the memory of the operator.
     """
     settings = resolve_settings(prior, config)
-    starts, length = chunk_starts(recording, config.chunk_seconds, config.overlap_seconds)
+    starts, length = chunk_starts(recording, config.chunk_seconds, _overlap_seconds(recording, config, known))
     powers = np.array([_mean_square(recording.read(start, length)) for start in starts])
     count = max(1, config.joint_items // recording.channels)
     joint = np.sort(np.argsort(-powers, kind="stable")[:count]).tolist()
@@ -182,6 +183,17 @@ def make_workspace(
 def seed_of(*parts: int) -> int:
     """Independent 63-bit seed for every combination of numbers."""
     return int(np.random.default_rng([part + 1 for part in parts]).integers(2**63))
+
+
+def _overlap_seconds(recording: Recording, config: RestoreConfig, known: Operator | None) -> float:
+    """Overlap of the chunks: at least what an operator with memory needs to forget that a chunk began in silence."""
+    memory = known.context / recording.sample_rate if known else 0.0
+    longer = recording.frames > round(config.chunk_seconds * recording.sample_rate)
+    if longer and 2 * memory >= config.chunk_seconds:
+        raise NldiffError(
+            f"chunk_seconds={config.chunk_seconds:g}: more than twice the memory of {known}, {memory:.3g} s, expected"
+        )
+    return max(config.overlap_seconds, memory)
 
 
 def _mean_square(samples: np.ndarray) -> float:

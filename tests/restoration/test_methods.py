@@ -1,43 +1,40 @@
-"""Methods from signal to signal: chunks, rates, levels, the curve that is fitted afterwards, the choice of weights."""
+"""What `METHODS` promises: every entry keeps what it declares, and all ways to call it give the same."""
 
-import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
-from helpers import TINY_RATE, clipped, plucked, save_tiny_baseline
+from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_baseline, save_tiny_prior, use_sampler
 from numpy.typing import NDArray
 
-from nldiff.baselines.aspade import PRESETS, aspade
-from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
+import nldiff
+from nldiff.baselines import external
 from nldiff.baselines.networks import NETWORKS
-from nldiff.baselines.saved import SHIPPED, load_baseline
+from nldiff.baselines.saved import SHIPPED
+from nldiff.cli import main
 from nldiff.errors import NldiffError
-from nldiff.operators.distortions import Distortion
-from nldiff.restoration.methods import (
-    Job,
-    Restorer,
-    check_method,
-    choose_weights,
-    clipping_levels,
-    explain,
-    least_squares_spline,
-    make_restorer,
-    process_blocks,
-    shipped_weights,
-)
-from nldiff.restoration.restore import Fit, settle
+from nldiff.operators import DISTORTIONS, WAVESHAPERS, Distortion, Operator
+from nldiff.priors.saved import Prior
+from nldiff.restoration.job import Job
+from nldiff.restoration.methods import METHODS, Method, find_method
+from nldiff.restoration.output import restore_file
+from nldiff.restoration.pipeline import restore_job, run_method
+from nldiff.restoration.result import Fit
 from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.signal_methods import Processor, by_chunks
 from nldiff.sound.recording import Recording
 
 Audio = NDArray[np.float32]
-CONFIG = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
-WEIGHTS = (
-    "demucs-hardclip", "demucs-softclip", "demucs-overdrive", "demucs-hardclip-16k", "umx-overdrive", "umx-hardclip-16k"
-)  # fmt: skip
+CONFIG = RestoreConfig(device="cpu", chunk_seconds=0.1, overlap_seconds=0.02)
+LEVEL = 0.3
+KNOWN = Distortion("hard_clip", {"threshold": LEVEL})
+EXTERNAL = {"voicefixer", "resemble-enhance"}
 
 
 @pytest.fixture(scope="module")
@@ -45,289 +42,349 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_baseline(tmp_path_factory.mktemp("baseline") / "tiny.safetensors")
 
 
-def recording(samples: Audio, rate: int = TINY_RATE) -> Recording:
-    return Recording.from_array(samples, rate, "take.wav")
+@pytest.fixture(autouse=True)
+def _external(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other packages are stood for by a gain, and noise where there is a seed."""
+
+    def noisy(device: torch.device, seed: int) -> Callable[[Audio], Audio]:
+        random = np.random.default_rng(seed)
+        return lambda chunk: chunk + 0.01 * random.standard_normal(chunk.shape).astype(np.float32)
+
+    monkeypatch.setattr(external, "voicefixer", lambda device: lambda chunk: 5 * chunk)
+    monkeypatch.setattr(external, "resemble_enhance", noisy)
 
 
-def restored(restorer: Restorer, observed: Audio, rate: int = TINY_RATE, config: RestoreConfig = CONFIG) -> Audio:
+@cache
+def signals() -> tuple[Audio, Audio]:
+    """Clean and clipped, [1, time]."""
+    x = plucked(0.15, TINY_RATE)[None]
+    return x, x.clip(-LEVEL, LEVEL)
+
+
+def full_job(name: str, prior: Prior, baseline: Path, config: RestoreConfig = CONFIG) -> Job:
+    """A job with all that a method declares, and nothing else."""
+    method, (x, y) = METHODS[name], signals()
+    return Job(
+        Recording.from_array(y, TINY_RATE, "take.wav"),
+        config,
+        [prior] if method.uses_prior else (),
+        str(baseline) if method.takes_weights else None,
+        KNOWN if method.operator == "needs" else None,
+        x if method.needs_clean else None,
+    )
+
+
+def made(name: str, job: Job) -> tuple[Audio, Fit]:
     blocks: list[Audio] = []
-    process_blocks(recording(observed, rate), restorer, config, blocks.append)
-    return np.concatenate(blocks, axis=1)
+    fit = run_method(find_method(name), job, blocks.append)
+    return np.concatenate(blocks, axis=1), fit
 
 
-def explained(observed: Audio, made: Audio, rate: int = TINY_RATE) -> tuple[float, Callable[[Any], Any], float, Fit]:
-    """Gain, curve and SDR that `settle` makes of a result, and the fit."""
-    source = recording(observed, rate)
-
-    def read(start: int, frames: int) -> Audio:
-        return made[:, start : start + frames]
-
-    fit = explain(source, Restorer(lambda chunk, start: chunk, rate), read, time.monotonic())
-    return *settle(fit, source, read), fit
+# ------------------------------------------------------------ what is declared
 
 
-# ------------------------------------------------------------ chunks, rates
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("seconds", [0.3, 0.5, 0.9, 2.33])
-def test_a_method_that_changes_nothing_changes_nothing_in_chunks(channels: int, seconds: float) -> None:
-    y = clipped(seconds, TINY_RATE, channels)
-    starts: list[int] = []
-
-    def process(chunk: Audio, start: int) -> Audio:
-        assert np.array_equal(chunk, y[:, start : start + 4000])
-        starts.append(start)
-        return chunk
-
+@pytest.mark.parametrize("name", METHODS)
+def test_what_is_declared_is_all_that_is_needed(prior: Prior, baseline: Path, name: str) -> None:
+    job = full_job(name, prior, baseline)
     steps: list[tuple[int, int]] = []
     blocks: list[Audio] = []
-    process_blocks(recording(y), Restorer(process, TINY_RATE), CONFIG, blocks.append, lambda *done: steps.append(done))
-    assert np.concatenate(blocks, axis=1) == pytest.approx(y, abs=1e-7)
-    assert steps == [(n + 1, len(starts)) for n in range(len(starts))]
-    assert len(starts) == (1 if seconds <= 0.5 else int(np.ceil((seconds - 0.1) / 0.4)))
-    assert max(block.shape[1] for block in blocks) <= 4000
+    fit = run_method(find_method(name), job, blocks.append, lambda *step: steps.append(step))
+    found = np.concatenate(blocks, axis=1)
+    assert found.shape == signals()[1].shape
+    assert found.dtype == np.dtype(np.float32)
+    assert bool(np.isfinite(found).all())
+    assert steps[-1][0] == steps[-1][1] > 0
+    method = METHODS[name]
+    assert (fit.weights == "tiny") == method.takes_weights
+    assert (fit.sampling is not None) == method.uses_prior == (fit.operator is not None)
+    assert fit.observation_gain == 1 or method.uses_prior
+    assert 0 < fit.restored_band_hz <= TINY_RATE / 2
+    assert not method.finds_operator or method.operator == "ignores"
 
 
-def test_neighbouring_chunks_are_cross_faded() -> None:
-    y = clipped(0.9, TINY_RATE)
-    made = restored(Restorer(lambda chunk, start: np.full_like(chunk, float(start > 0)), TINY_RATE), y)[0]
-    assert made[:3200].max() == 0
-    assert made[4000:].min() == 1
-    assert np.diff(made[3200:4000]) == pytest.approx(1 / 800, rel=1e-3)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.operator == "needs"])
+def test_a_method_that_needs_the_operator_is_not_run_without(prior: Prior, baseline: Path, name: str) -> None:
+    job = replace(full_job(name, prior, baseline), known=None)
+    with pytest.raises(NldiffError, match=rf"^method {name} needs the known operator \(--known\)$"):
+        made(name, job)
 
 
-@pytest.mark.parametrize(("rate", "used"), [(TINY_RATE, 16000), (44100, 16000), (44100, 44100)])
-def test_a_method_works_at_its_own_rate(rate: int, used: int) -> None:
-    pitches = (500, 15000 if rate > 40000 else 900)
-    low, high = (np.sin(2 * np.pi * f * np.arange(rate) / rate).astype(np.float32)[None] for f in pitches)
-    shapes: list[tuple[int, ...]] = []
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.operator == "ignores"])
+def test_a_method_that_ignores_the_operator_is_not_told_it(prior: Prior, baseline: Path, name: str) -> None:
+    job = replace(full_job(name, prior, baseline), known=KNOWN)
+    with pytest.raises(NldiffError, match=rf"^--known {KNOWN}: --method {name} cannot use it$"):
+        made(name, job)
 
-    def process(chunk: Audio, start: int) -> Audio:
-        shapes.append(chunk.shape)
-        return 0.5 * chunk
 
-    def inner(signal: Audio) -> Audio:
-        return signal[:, rate // 10 : -rate // 10]
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.operator == "may"])
+def test_a_method_that_may_use_the_operator_works_with_and_without(prior: Prior, baseline: Path, name: str) -> None:
+    job = full_job(name, prior, baseline)
+    told = made(name, replace(job, known=KNOWN))[0]
+    found = made(name, job)[0]
+    if METHODS[name].takes_weights:  # they are named: nothing is chosen by the operator
+        np.testing.assert_array_equal(told, found)
+    else:
+        quiet = np.abs(signals()[1]) < 0.99 * LEVEL
+        for restored in (told, found):
+            np.testing.assert_allclose(restored[quiet], signals()[1][quiet], rtol=1e-5)
+            assert np.abs(restored[~quiet]).max() > 1.1 * LEVEL
 
-    made = restored(Restorer(process, used), low + high, rate)
-    assert made.shape == low.shape
-    assert set(shapes) == {(1, used // 2)}
-    within = low + high if used / 2 > 15000 or rate < used else low
-    assert inner(made) == pytest.approx(0.5 * inner(within), abs=1e-3)
-    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1, above_band="keep")
-    above = low + high - within  # kept as it was observed
-    assert inner(restored(Restorer(process, used), low + high, rate, config)) == pytest.approx(
-        inner(0.5 * within + above), abs=2e-3
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs_clean])
+def test_a_method_that_looks_at_the_clean_signal_is_not_run_without(prior: Prior, baseline: Path, name: str) -> None:
+    job = replace(full_job(name, prior, baseline), clean=None)
+    with pytest.raises(NldiffError, match=f"^{name} needs the clean signal: only with --distort"):
+        made(name, job)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_methods_that_say_so_look_at_the_clean_signal(prior: Prior, baseline: Path, name: str) -> None:
+    job = full_job(name, prior, baseline)
+    first, other = (
+        made(name, replace(job, clean=clean))[0] for clean in (signals()[0], 0.5 * signals()[0][:, ::-1].copy())
     )
+    assert np.array_equal(first, other) != METHODS[name].needs_clean
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_methods_that_say_so_ask_for_priors_and_weights(
+    prior: Prior, baseline: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("nldiff.restoration.diffusion.choose_prior", lambda *_: asked.append("prior"))
+    monkeypatch.setattr("nldiff.restoration.signal_methods.loaded", lambda *_: asked.append("weights"))
+    if METHODS[name].uses_prior or METHODS[name].takes_weights:
+        with pytest.raises(AttributeError, match="NoneType"):
+            made(name, full_job(name, prior, baseline))
+    else:
+        made(name, full_job(name, prior, baseline))
+    assert asked == (["prior"] if METHODS[name].uses_prior else ["weights"] if METHODS[name].takes_weights else [])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_other_seeds_give_other_results_of_random_methods_only(prior: Prior, baseline: Path, name: str) -> None:
+    first, again, other = (
+        made(name, full_job(name, prior, baseline, replace(CONFIG, seed=seed)))[0] for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, other) != METHODS[name].random
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_are_named_for_networks_only(baseline: Path, name: str) -> None:
+    if METHODS[name].takes_weights:
+        assert find_method(name, str(baseline)).name == name
+        return
+    with pytest.raises(
+        NldiffError, match=f"^--weights .*tiny.safetensors: only with a network as --method .{'demucs'}"
+    ):
+        find_method(name, str(baseline))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_suits_the_distortions_that_it_is_made_for(name: str) -> None:
+    suited = {family for family in DISTORTIONS if METHODS[name].suits(family, 44100)}
+    if name in ("aspade", "sspade"):
+        assert suited == {"hard_clip", "asymmetric_clip", "amplified_clip"}
+    elif name in NETWORKS:
+        ends = {"hard_clip": "hardclip", "soft_clip": "softclip", "soft_clip_r": "softclip"}
+        assert suited == {family for family, end in ends.items() if f"{name}-{end}" in SHIPPED}
+        assert not any(METHODS[name].suits(family, 22050) for family in DISTORTIONS)
+    else:
+        assert suited == set(DISTORTIONS)
+
+
+# ------------------------------------------------------------ the scale of the clean signal
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.1])
+@pytest.mark.parametrize("name", ["observed", "aspade", "sspade", "irm", "informed"])
+def test_what_was_not_distorted_keeps_its_scale_where_a_method_fixes_it(
+    prior: Prior, monkeypatch: pytest.MonkeyPatch, name: str, threshold: float
+) -> None:
+    x = torch.from_numpy(signals()[0])
+    known = Distortion("hard_clip", {"threshold": threshold})
+    y = known(x)
+    # What is sampled is the clean signal at the prior's level; that level is not the recording's, and the RMS of the
+    # recording is not the clean signal's.
+    use_sampler(monkeypatch, FakeSampler(lambda observed: x * (observed.norm() / y.norm())))
+    method = METHODS[name]
+    job = Job(
+        Recording.from_array(y.numpy(), TINY_RATE), CONFIG if name == "irm" else replace(CONFIG, chunk_seconds=2.0),
+        [prior], known=None if method.operator == "ignores" else known, clean=x.numpy() if method.needs_clean else None,
+    )  # fmt: skip
+    assert method.fixes_scale
+    result = restore_job(find_method(name), job, own_scale=True)
+    quiet = (y.abs() < 0.9 * threshold).numpy()
+    if name == "irm":
+        projection = np.sum(result.audio * x.numpy()) / np.sum(x.numpy() ** 2)
+        assert projection == pytest.approx(1, abs=0.5)
+        assert np.array_equal(result.audio, made(name, job)[0])
+    else:
+        np.testing.assert_allclose(result.audio[quiet], x.numpy()[quiet], rtol=1e-4, atol=1e-6)
+    if name == "informed":
+        np.testing.assert_allclose(result.audio, x.numpy(), rtol=1e-5, atol=1e-7)
+        assert result.explained_db > 100
+        # At the level of the recording it is quieter by as much as clipping cost.
+        level = restore_job(find_method(name), job)
+        loss = np.linalg.norm(y) / np.linalg.norm(x)
+        np.testing.assert_allclose(level.audio, loss * x.numpy(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("gain", [2.0**-6, 8.0])
+@pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.fixes_scale))
+def test_methods_that_fix_the_scale_follow_that_of_recording_and_operator(
+    prior: Prior, baseline: Path, monkeypatch: pytest.MonkeyPatch, name: str, gain: float
+) -> None:
+    use_sampler(monkeypatch, FakeSampler())
+    job = full_job(name, prior, baseline)
+    x, y = (np.float32(gain) * signal for signal in signals())
+    louder = replace(
+        job,
+        recording=Recording.from_array(y, TINY_RATE),
+        known=job.known and Distortion("hard_clip", {"threshold": LEVEL * gain}),
+        clean=x if job.clean is not None else None,
+    )
+    usual, scaled = (restore_job(find_method(name), each, own_scale=True).audio for each in (job, louder))
+    np.testing.assert_allclose(scaled, gain * usual, atol=1e-4 * gain)
+
+
+# ------------------------------------------------------------ one pipeline
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in EXTERNAL])
+def test_arrays_files_and_jobs_are_restored_alike(
+    prior: Prior, baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    method, y = METHODS[name], signals()[1]
+    job = full_job(name, prior, baseline)
+    by_job = restore_job(find_method(name, job.weights), job)
+    options: dict[str, Any] = {"method": name, "weights": job.weights, "known": job.known}
+    sf.write(tmp_path / "take.wav", y.T, TINY_RATE, subtype="FLOAT")
+    if method.needs_clean:
+        for call in (
+            lambda: nldiff.restore(y, TINY_RATE, prior, config=CONFIG, **options),
+            lambda: restore_file(tmp_path / "take.wav", tmp_path / "out", prior, CONFIG, **options),
+        ):
+            with pytest.raises(NldiffError, match="needs the clean signal"):
+                call()
+        return
+    by_array = nldiff.restore(y[0], TINY_RATE, prior, config=CONFIG, **options)
+    np.testing.assert_array_equal(by_array.audio[None], by_job.audio)
+    outputs = restore_file(tmp_path / "take.wav", tmp_path / "out", prior, CONFIG, **options)
+    np.testing.assert_array_equal(sf.read(outputs.audio, dtype="float32")[0], by_array.audio)
+    inputs, curve = np.loadtxt(outputs.curve_table, delimiter=",", skiprows=1).T
+    for result in (by_array, by_job):
+        np.testing.assert_allclose(result.curve(inputs), curve, rtol=1e-5, atol=1e-6)
+        assert result.explained_db == pytest.approx(outputs.report["explained_db"], abs=1e-6)
+        assert result.method == outputs.report["method"] == name
+        assert result.gain == pytest.approx(outputs.report["gain"], rel=1e-12)
+
+
+def test_blind_is_the_default_and_informed_that_of_a_known_operator(prior: Prior, tmp_path: Path) -> None:
+    y = signals()[1]
+    sf.write(tmp_path / "take.wav", y.T, TINY_RATE, subtype="FLOAT")
+    for known, expected in ((None, "blind"), (KNOWN, "informed")):
+        assert nldiff.restore(y, TINY_RATE, prior, known=known, config=CONFIG).method == expected
+        outputs = restore_file(tmp_path / "take.wav", tmp_path / "out", prior, CONFIG, known=known)
+        assert outputs.report["method"] == expected
+
+
+@pytest.mark.parametrize("name", WAVESHAPERS)
+def test_a_waveshapers_name_is_blind_restoration_with_it(prior: Prior, name: str) -> None:
+    y = signals()[1]
+    by_name = nldiff.restore(y, TINY_RATE, prior, method=name, config=CONFIG)
+    by_setting = nldiff.restore(y, TINY_RATE, prior, method="blind", config=replace(CONFIG, waveshaper=name))
+    np.testing.assert_array_equal(by_name.audio, by_setting.audio)
+    assert (by_name.method, by_setting.method) == (name, "blind")
+
+
+@pytest.mark.parametrize("known", [None, KNOWN], ids=str)
+def test_an_array_without_a_prior_needs_none_for_other_methods(
+    monkeypatch: pytest.MonkeyPatch, known: Operator | None
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a prior was loaded")
+
+    monkeypatch.setattr("nldiff.restoration.pipeline.load_candidates", refuse)
+    result = nldiff.restore(signals()[1], TINY_RATE, method="aspade", known=known, config=CONFIG)
+    assert result.fit.sampling is None
+
+
+# ------------------------------------------------------------ a new method
+
+
+def test_a_new_method_is_one_function_and_one_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def backwards(job: Job) -> Processor:
+        return Processor(lambda chunk, start: chunk[:, ::-1].copy(), job.recording.sample_rate)
+
+    monkeypatch.setitem(METHODS, "backwards", Method(by_chunks(backwards)))
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    y = clipped(0.3, TINY_RATE)
+    # Upside down if that is nearer to what was observed.
+    expected = y[:, ::-1] * (np.sign(np.sum(y * y[:, ::-1])))
+    found = nldiff.restore(y, TINY_RATE, method="backwards")
+    np.testing.assert_allclose(found.audio, expected, rtol=1e-6)
+    assert found.method == "backwards"
+
+    source = tmp_path / "take.wav"
+    sf.write(source, y.T, TINY_RATE, subtype="FLOAT")
+    outputs = restore_file(source, tmp_path / "file", (), RestoreConfig(), method="backwards")
+    np.testing.assert_array_equal(sf.read(outputs.audio, dtype="float32")[0], found.audio[0])
+
+    command = ["restore", str(source), "--output", str(tmp_path / "cli"), "--method", "backwards", "--quiet"]
+    assert main(command) == 0
+    np.testing.assert_array_equal(sf.read(tmp_path / "cli" / "take.restored.wav", dtype="float32")[0], found.audio[0])
+    assert capsys.readouterr().err == ""
+    assert main([*command, "--known", str(KNOWN)]) == 1
+    assert "cannot use it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["restore", "--help"])
+    assert "backwards" in capsys.readouterr().out
+
+
+def test_settings_of_the_command_line_beat_those_of_the_file_and_the_prior(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_sampler(monkeypatch, sampler := FakeSampler())
+    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    source = tmp_path / "take.wav"
+    sf.write(source, signals()[1].T, TINY_RATE, subtype="FLOAT")
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("sampler: {steps: 5, zeta: 0.1, churn: 3}\noperator_fit: {warmup: 8, iterations: 9}\n")
+    command = ["restore", str(source), "--output", str(tmp_path / "out"), "--quiet", "--config", str(settings)]
+    weights = save_tiny_prior(tmp_path / "tiny.safetensors")
+    assert main([*command, "--prior", str(weights), "--steps", "7", "sampler.zeta=0.2", "operator_fit.warmup=6"]) == 0
+    used, fit = sampler.calls[0]["settings"], sampler.calls[0]["fit"]
+    assert (used.steps, used.zeta, used.churn, used.sigma_min) == (7, 0.2, 3.0, 1e-3)
+    assert (fit.warmup, fit.iterations, fit.segments) == (6, 9, 0)
+
+
+# ------------------------------------------------------------ checks
 
 
 def test_a_result_that_is_not_finite_is_refused() -> None:
-    restorer = Restorer(lambda chunk, start: chunk / np.float32(0) if start else chunk, TINY_RATE)
+    processor = Processor(lambda chunk, start: chunk / np.float32(0) if start else chunk, TINY_RATE)
+    method = Method(by_chunks(lambda job: processor))
     with np.errstate(all="ignore"), pytest.raises(NldiffError, match=r"NaN or infinite samples .*take\.wav"):
-        restored(restorer, clipped(0.9, TINY_RATE))
-
-
-# ------------------------------------------------------------ the curve afterwards
-
-
-@pytest.mark.parametrize(
-    ("name", "least_db"),
-    [("hard_clip:threshold=0.1", 35), ("half_wave", 40), ("soft_clip:gain=5", 50), ("wavefold:threshold=0.2", 35)],
-)
-@pytest.mark.parametrize("gain", [1.0, -0.01, 100.0])
-def test_the_curve_of_a_perfect_restoration_is_that_of_the_distortion(name: str, least_db: float, gain: float) -> None:
-    family, _, rest = name.partition(":")
-    distortion = Distortion(family, {key: float(value) for key, value in [rest.split("=")]} if rest else {})
-    x = np.stack([plucked(3.0, TINY_RATE, n) for n in range(2)])
-    y = distortion(torch.from_numpy(x)).numpy()
-    factor, curve, db, fit = explained(y, (gain * x).astype(np.float32))
-    assert db > least_db
-    # RMS of the recording, its polarity
-    rms = float(np.sqrt(np.mean(y.astype(np.float64) ** 2) / np.mean(x.astype(np.float64) ** 2)))
-    peak_limited = min(rms, 0.999 / 0.5)
-    assert factor * gain == pytest.approx(peak_limited, rel=1e-4)
-    points = np.linspace(-0.3, 0.3, 7)
-    expected = distortion(torch.from_numpy(points)).numpy()
-    assert curve(points * peak_limited) == pytest.approx(expected, abs=0.01)
-    assert (fit.cost, fit.evaluations, len(fit.curves)) == ((), 0, 0)
-
-
-def test_the_spline_minimises_the_squared_error() -> None:
-    random = np.random.default_rng(0)
-    x = np.sort(random.uniform(-0.2, 0.2, 400))
-    y = np.clip(x, -0.1, 0.1) + 0.01 * random.standard_normal(400)
-    weights = random.uniform(0.5, 1.5, 400)
-    weights /= weights.sum()
-    spline = least_squares_spline(x, y, weights)
-
-    def error(values: torch.Tensor) -> float:
-        changed = least_squares_spline(x, y, weights).requires_grad_(False)
-        changed.values.copy_(values)
-        found = changed.double().curve(torch.from_numpy(x))[0].numpy()
-        return float(np.sum(weights * (found - y) ** 2))
-
-    best = error(spline.values)
-    assert best < 1.1e-4
-    for point in range(43):
-        for step in (-0.003, 0.003):
-            values = spline.values.clone()
-            values[0, point] += step
-            assert error(values) > best - 1e-9
-
-
-def test_where_there_are_no_samples_the_curve_goes_straight_on() -> None:
-    x = np.linspace(-0.1, 0.1, 200)
-    spline = least_squares_spline(x, 0.5 * x, np.full(200, 1 / 200))
-    grid = torch.linspace(-1, 1, 41)
-    # not exactly: the control points of a straight line are not on it, see `CatmullRom`
-    assert spline.curve(grid)[0].numpy() == pytest.approx(0.5 * grid.numpy(), rel=0.1, abs=1e-3)
-
-
-def test_a_silent_result_is_refused() -> None:
-    y = clipped(0.5, TINY_RATE)
-    with pytest.raises(NldiffError, match=r"the result for take\.wav is silent"):
-        explained(y, 0 * y)
-
-
-# ------------------------------------------------------------ clipping levels
-
-
-def test_clipping_levels_are_those_of_the_whole_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.sound.recording._BLOCK", 1000)
-    x = plucked(1.0, TINY_RATE)
-    y = np.stack([x.clip(-0.2, 0.1), x])
-    y[0, -1500:] = 0.001  # a block that stays at a value which is no clipping level
-    low, high = clipping_levels(recording(y))
-    assert low.tolist() == [np.float32(-0.2), -np.inf]
-    assert high.tolist() == [np.float32(0.1), np.inf]
-    y[0, 700] = 0.11  # a single sample beyond: it did not stay there
-    assert clipping_levels(recording(y))[1].tolist() == [np.inf, np.inf]
-
-
-@pytest.mark.parametrize("name", ["aspade", "sspade"])
-@pytest.mark.parametrize("level", [0.15, 3.0])
-def test_spade_finds_the_levels(name: str, level: float) -> None:
-    x = np.stack([plucked(0.4, TINY_RATE), 0.2 * plucked(0.4, TINY_RATE, 1)]) * np.float32(level / 0.15)
-    y = x.clip(-level, level)
-    made = make_restorer(name, Job(recording(y), CONFIG))
-    found = restored(made, y)
-    scale = y[1, 1000] / found[1, 1000]
-    inside = np.abs(y) < 0.999 * level
-    assert found[inside] * scale == pytest.approx(y[inside], rel=1e-6)
-    assert (np.abs(found[~inside]) * scale >= 0.999 * level).all()
-    assert np.log2(scale) == pytest.approx(np.round(np.log2(scale)))
-    direct = aspade(
-        torch.from_numpy(y / scale), -level / scale, level / scale, PRESETS["short"],
-        "analysis" if name == "aspade" else "synthesis",
-    )  # fmt: skip
-    assert found == pytest.approx(direct.numpy(), abs=1e-5)
-
-
-def test_spade_of_what_is_not_clipped() -> None:
-    y = plucked(0.4, TINY_RATE)[None]
-    with pytest.raises(NldiffError, match=r"take\.wav is not hard clipped: .*--known hard_clip:threshold"):
-        make_restorer("aspade", Job(recording(y), CONFIG))
-    with pytest.raises(NldiffError, match="hard clipping only, not soft_clip"):
-        make_restorer("aspade", Job(recording(y), CONFIG, known=Distortion("soft_clip")))
-    told = make_restorer("aspade", Job(recording(y), CONFIG, known=Distortion("hard_clip", {"threshold": 0.6})))
-    assert np.array_equal(restored(told, y), y)  # nothing is as loud as that
-
-
-# ------------------------------------------------------------ networks, masks
-
-
-def test_a_network_sees_every_chunk_at_its_rate(baseline: Path) -> None:
-    y = clipped(0.4, TINY_RATE, 2)
-    made = make_restorer(str(baseline), Job(recording(y), CONFIG))
-    assert (made.sample_rate, made.weights) == (TINY_RATE, "tiny")
-    assert np.array_equal(restored(made, y), load_baseline(baseline)(torch.from_numpy(y)).numpy())
-    named = make_restorer("demucs", Job(recording(y), CONFIG, weights=str(baseline)))
-    assert np.array_equal(restored(named, y), restored(made, y))
-
-
-@pytest.mark.parametrize("gain", [0.001, 30.0])
-def test_the_gain_of_a_recording_does_not_matter(baseline: Path, gain: float) -> None:
-    y = clipped(1.2, TINY_RATE)
-    made = make_restorer(str(baseline), Job(recording(y), CONFIG))
-    assert restored(made, np.float32(gain) * y) == pytest.approx(gain * restored(made, y), rel=1e-3, abs=1e-4 * gain)
-
-
-CHOICES = [
-    ("demucs", 44100, "clipped", None, "demucs-hardclip"),
-    ("demucs", 96000, "clipped", None, "demucs-hardclip"),
-    ("demucs", 22050, "soft", None, "demucs-softclip"),
-    ("demucs", 16000, "clipped", None, "demucs-hardclip-16k"),
-    ("demucs", 8000, "soft", None, "demucs-overdrive"),
-    ("umx", 44100, "clipped", None, "umx-hardclip-16k"),
-    ("umx", 48000, "soft", None, "umx-overdrive"),
-    ("demucs", 44100, "clipped", "soft_clip", "demucs-softclip"),
-    ("demucs", 44100, "soft", "overdrive_static", "demucs-overdrive"),
-]
-
-
-@pytest.mark.parametrize(("network", "rate", "kind", "known", "expected"), CHOICES)
-def test_weights_are_chosen_for_the_recording(
-    monkeypatch: pytest.MonkeyPatch, network: str, rate: int, kind: str, known: str | None, expected: str
-) -> None:
-    monkeypatch.setattr("nldiff.restoration.methods.SHIPPED", WEIGHTS)
-    x = plucked(0.3, rate)[None]
-    y = x.clip(-0.2, 0.2) if kind == "clipped" else np.tanh(4 * x)
-    assert choose_weights(network, recording(y, rate), Distortion(known) if known else None) == expected
-
-
-def test_all_shipped_weights_are_used_at_the_rate_that_they_were_trained_at() -> None:
-    found = {
-        (name, rate)
-        for network in NETWORKS
-        for rate in (16000, 44100)
-        for family in ("hard_clip", "soft_clip", "overdrive")
-        if (name := shipped_weights(network, family, rate))
-    }
-    assert {name for name, _ in found} == set(SHIPPED)
-    assert found == {(name, load_baseline(name).sample_rate) for name in SHIPPED}
-
-
-def test_weights_that_are_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.restoration.methods.SHIPPED", WEIGHTS)
-    source = recording(clipped(0.3, TINY_RATE))
-    with pytest.raises(NldiffError, match="no weights of crafx for hard_clip are shipped"):
-        choose_weights("crafx", source)
-    with pytest.raises(NldiffError, match="no weights of umx for half_wave are shipped"):
-        choose_weights("umx", source, Distortion("half_wave"))
-
-
-def test_the_mask_takes_the_clean_signal_of_the_same_time() -> None:
-    x = np.stack([plucked(1.3, TINY_RATE, n) for n in (1, 2)])
-    y = x.clip(-0.1, 0.1)
-    whole = ideal_ratio_mask(torch.from_numpy(x), torch.from_numpy(y)).numpy()
-    found = restored(make_restorer("irm", Job(recording(y), CONFIG, clean=x)), y)
-    # the same but for the ends of chunks
-    assert np.sum((found - whole) ** 2) < 1e-2 * np.sum(whole**2)
-    alone = make_restorer("irm", Job(recording(y[:, :4000]), CONFIG, clean=x[:, :4000]))
-    assert np.array_equal(
-        restored(alone, y[:, :4000]),
-        ideal_ratio_mask(torch.from_numpy(x[:, :4000]), torch.from_numpy(y[:, :4000])).numpy(),
-    )
-    with pytest.raises(NldiffError, match="irm needs the clean signal"):
-        make_restorer("irm", Job(recording(y), CONFIG))
-
-
-# ------------------------------------------------------------ names
+        run_method(method, Job(Recording.from_array(clipped(0.9, TINY_RATE), TINY_RATE, "take.wav"), CONFIG), len)
 
 
 def test_names_are_checked_before_the_work(baseline: Path, tmp_path: Path) -> None:
-    check_method("blind")
-    check_method("aspade")
-    check_method("demucs", str(baseline))
-    check_method(str(baseline))
+    find_method("blind")
+    find_method("aspade")
+    find_method("demucs", str(baseline))
+    find_method(str(baseline))
     for method, weights, said in (
         ("demcus", None, "unknown method 'demcus' .*demucs, .*aspade"),
         ("aspade", "x.safetensors", "--weights x.safetensors: only with a network"),
         ("umx", "x.safetensors", "unknown baseline 'x.safetensors'"),
     ):
         with pytest.raises(NldiffError, match=said):
-            check_method(method, weights)
+            find_method(method, weights)
     (tmp_path / "foreign.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")
     with pytest.raises(NldiffError, match=r"foreign\.safetensors"):
-        check_method(str(tmp_path / "foreign.safetensors"))
+        find_method(str(tmp_path / "foreign.safetensors"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import TINY_RATE, FakeSampler, clipped, load_tiny_prior, plucked, save_tiny_baseline
+from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_baseline
 from numpy.typing import NDArray
 
 from nldiff import sound
@@ -20,25 +20,21 @@ from nldiff.baselines.networks import NETWORKS
 from nldiff.errors import NldiffError
 from nldiff.figures import plots as plotting
 from nldiff.metrics import lsd, rr_mse, si_sdr
-from nldiff.operators.distortions import Distortion, input_sdr, parse_distortion
+from nldiff.operators import Distortion, Recipe, input_sdr, parse_operator
 from nldiff.priors.choice import Choice
 from nldiff.priors.saved import Prior
-from nldiff.restoration.files import restore_file
-from nldiff.restoration.methods import RESTORERS
+from nldiff.restoration.methods import METHODS
+from nldiff.restoration.output import restore_file
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.sound.recording import Recording
 
+SIGNAL_METHODS = [name for name, method in METHODS.items() if not method.uses_prior]
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
-    "input", "sample_rate", "channels", "frames", "prior", "known", "config", "sampler", "seed", "versions", "cost",
+    "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
     "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz",
     "method", "weights", "curve_range",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
-    return load_tiny_prior(tmp_path_factory.mktemp("prior"))
 
 
 @pytest.fixture
@@ -122,7 +118,7 @@ def test_the_report_repeats_the_run(prior: Prior, source: Path, tmp_path: Path) 
     assert (report["sample_rate"], report["channels"], report["frames"]) == (TINY_RATE, 1, 2400)
     assert (report["seed"], report["prior"], report["known"]) == (5, "tiny", None)
     assert (report["method"], report["weights"]) == ("blind", None)
-    assert len(report["cost"]) == report["sampler"]["steps"] == report["network_evaluations"] == 4
+    assert len(report["cost"]) == report["settings"]["sampler"]["steps"] == report["network_evaluations"] == 4
     assert report["versions"]["torch"] == torch.__version__
     again = restore_file(source, tmp_path / "again", prior, RestoreConfig(**report["config"]))
     np.testing.assert_array_equal(sf.read(again.audio)[0], sf.read(outputs.audio)[0])
@@ -155,19 +151,18 @@ def test_a_known_distortion_is_noted(prior: Prior, source: Path, tmp_path: Path)
 
 
 def test_of_several_priors_one_is_chosen_for_what_was_distorted(
-    prior: Prior, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prior: Prior, fake: FakeSampler, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.restoration.task.sample", FakeSampler())
     peaks: list[float] = []
 
     def choose(recording: Recording, candidates: Sequence[Prior]) -> Choice:
         peaks.append(float(np.max(np.abs(recording.read(0, recording.frames)))))
         return Choice(candidates[1], {candidates[0].name: -3.0, candidates[1].name: -4.0})
 
-    monkeypatch.setattr("nldiff.restoration.files.choose_prior", choose)
+    monkeypatch.setattr("nldiff.restoration.diffusion.choose_prior", choose)
     priors = [prior, replace(prior, name="other", sigma_data=0.1)]
-    known = ("hard_clip", {"threshold": 0.07})
-    outputs = restore_file(source, tmp_path / "out", priors, RestoreConfig(), distort=known)
+    distort = Recipe.of("hard_clip", {"threshold": 0.07})
+    outputs = restore_file(source, tmp_path / "out", priors, RestoreConfig(), distort=distort)
     report = strict_json(outputs.report_path)
     assert peaks == pytest.approx([0.07])
     assert (report["prior"], report["prior_scores"]) == ("other", {"tiny": -3.0, "other": -4.0})
@@ -188,7 +183,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(TINY_RATE, 1), (44100, 2)])
-@pytest.mark.parametrize("method", [*RESTORERS, "weights"])
+@pytest.mark.parametrize("method", [*SIGNAL_METHODS, "weights"])
 def test_every_method_gives_four_results(
     baseline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, rate: int, channels: int
 ) -> None:
@@ -199,7 +194,7 @@ def test_every_method_gives_four_results(
     config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
     network = method in NETWORKS
     outputs = restore_file(
-        source, tmp_path / "out", (), config, distort=("hard_clip", {"threshold": 0.15}),
+        source, tmp_path / "out", (), config, distort=Recipe.of("hard_clip", {"threshold": 0.15}),
         method=str(baseline) if method == "weights" else method, weights=str(baseline) if network else None,
     )  # fmt: skip
     assert set(contents(tmp_path / "out")) == {f"take{suffix}" for suffix in SUFFIXES}
@@ -207,7 +202,7 @@ def test_every_method_gives_four_results(
     assert set(report) == KEYS | {"distortion", "scores"}
     assert report["method"] == (str(baseline) if method == "weights" else method)
     assert report["weights"] == ("tiny net" if network or method == "weights" else None)
-    assert (report["prior"], report["sampler"], report["cost"], report["network_evaluations"]) == (None, None, [], 0)
+    assert (report["prior"], report["settings"], report["cost"], report["network_evaluations"]) == (None, None, [], 0)
     works_at = TINY_RATE if network or method == "weights" else rate
     assert report["restored_band_hz"] == min(rate, works_at) / 2
 
@@ -256,10 +251,7 @@ def test_a_method_that_cannot_be_used_leaves_not_even_a_folder(tmp_path: Path, m
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_shown_of_the_curve_is_where_the_samples_are(
-    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nldiff.restoration.task.sample", FakeSampler())
+def test_what_is_shown_of_the_curve_is_where_the_samples_are(prior: Prior, tmp_path: Path, fake: FakeSampler) -> None:
     x = plucked(3.0, TINY_RATE)[None]
     x[0, 12000] = 0.95  # a single sample far beyond the others
     outputs = restore_file(write(tmp_path / "take.wav", x), tmp_path / "out", prior, RestoreConfig())
@@ -274,11 +266,13 @@ def test_what_is_shown_of_the_curve_is_where_the_samples_are(
 def test_a_distorted_clean_file_is_scored_against_the_truth(prior: Prior, tmp_path: Path) -> None:
     clean = np.stack([plucked(0.5, TINY_RATE, seed) for seed in (1, 2)])
     source = write(tmp_path / "clean.wav", clean)
-    outputs = restore_file(source, tmp_path / "out", prior, RestoreConfig(), distort=("hard_clip", {"sdr": 3.0}))
+    outputs = restore_file(
+        source, tmp_path / "out", prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"sdr": 3.0})
+    )
     report = strict_json(outputs.report_path)
     assert set(report) == KEYS | {"distortion", "scores"}
 
-    truth = Distortion(*parse_distortion(report["distortion"]))
+    truth = parse_operator(report["distortion"]).build(None)
     x = torch.from_numpy(clean)
     y = truth(x)
     assert input_sdr(x, y) == pytest.approx(3, abs=1e-3)
@@ -313,12 +307,11 @@ def test_a_distorted_clean_file_is_scored_against_the_truth(prior: Prior, tmp_pa
     assert after["rr_mse_db"] <= after["rr_mse_unfitted_db"]
 
 
-def test_scores_that_are_infinite_are_null_in_the_report(
-    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("nldiff.restoration.task.sample", FakeSampler())
+def test_scores_that_are_infinite_are_null_in_the_report(prior: Prior, tmp_path: Path, fake: FakeSampler) -> None:
     source = write(tmp_path / "clean.wav", plucked(0.3, TINY_RATE)[None])
-    outputs = restore_file(source, tmp_path, prior, RestoreConfig(), distort=("hard_clip", {"threshold": 100.0}))
+    outputs = restore_file(
+        source, tmp_path, prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"threshold": 100.0})
+    )
     found = outputs.report["scores"]["before"]
     assert (found["si_sdr_db"], found["lsd"], found["rr_mse_db"]) == (math.inf, 0.0, -math.inf)
     written = strict_json(outputs.report_path)["scores"]["before"]
@@ -327,16 +320,16 @@ def test_scores_that_are_infinite_are_null_in_the_report(
 
 @pytest.mark.parametrize("kind", ["short", "silent channel"])
 def test_what_cannot_be_scored_is_refused_before_the_work(
-    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    prior: Prior, tmp_path: Path, fake: FakeSampler, kind: str
 ) -> None:
-    sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.restoration.task.sample", sampler)
     clean = clipped(0.1 if kind == "short" else 0.3, TINY_RATE, 2)
     clean[1] *= kind == "short"
     source = write(tmp_path / "clean.wav", clean)
     with pytest.raises(NldiffError, match=r"clean\.wav cannot be scored: .+"):
-        restore_file(source, tmp_path / "out", prior, RestoreConfig(), distort=("hard_clip", {"threshold": 0.1}))
-    assert not sampler.calls
+        restore_file(
+            source, tmp_path / "out", prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"threshold": 0.1})
+        )
+    assert not fake.calls
     assert not (tmp_path / "out").exists()
 
 
@@ -370,10 +363,10 @@ def test_a_second_run_replaces_all_results(
 @pytest.mark.parametrize(
     "place",
     [
-        "nldiff.restoration.files.restore_blocks",
-        "nldiff.restoration.files.settle",
+        "nldiff.restoration.output.run_method",
+        "nldiff.restoration.output.settle",
         "nldiff.figures.plots.save_figure",
-        "nldiff.restoration.files.json",
+        "nldiff.restoration.output.json",
     ],
 )
 def test_results_of_an_earlier_run_survive_a_failure_anywhere(
@@ -399,22 +392,20 @@ def test_results_of_an_earlier_run_survive_a_failure_anywhere(
 
 @pytest.mark.parametrize("error", [NldiffError("sampling diverged"), KeyboardInterrupt()])
 def test_nothing_is_left_when_sampling_fails_half_way(
-    prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    prior: Prior, tmp_path: Path, fake: FakeSampler, error: BaseException
 ) -> None:
     source = write(tmp_path / "long.wav", clipped(3.0, TINY_RATE))
-    sampler = FakeSampler()
 
     def answer(y: torch.Tensor) -> torch.Tensor:
-        if len(sampler.calls) == 3:
+        if len(fake.calls) == 3:
             raise error
         return y
 
-    sampler.answer = answer
-    monkeypatch.setattr("nldiff.restoration.task.sample", sampler)
+    fake.answer = answer
     config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, joint_items=1)
     with pytest.raises(type(error)):
         restore_file(source, tmp_path / "out", prior, config)
-    assert contents(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_an_error_that_names_the_folder(prior: Prior, source: Path, tmp_path: Path) -> None:
@@ -425,7 +416,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(prior: Prior, source: Pat
             restore_file(source, tmp_path / "out", prior, RestoreConfig())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert contents(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_in_the_place_of_the_folder(prior: Prior, source: Path, tmp_path: Path) -> None:

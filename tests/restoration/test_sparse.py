@@ -1,0 +1,170 @@
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from helpers import intervals, laplace, tones
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import exp1
+from torch import Tensor
+
+from nldiff.operators import Distortion, calibrate, input_sdr
+from nldiff.restoration.feasible import FeasibleSet, Intervals
+from nldiff.restoration.increasing import CurveSettings, nearest_increasing
+from nldiff.restoration.sparse import RefinementSettings, _mean_of_neighbours, sparsest_consistent, spread
+from nldiff.sampling import generators
+
+FLOOR = 0.01
+
+
+def sparsest(x: Tensor, feasible: FeasibleSet, windows: Sequence[int], iterations: int) -> Tensor:
+    return sparsest_consistent(x, feasible, windows, iterations, RefinementSettings())
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(1, 3),
+    length=st.integers(1, 700),
+    window=st.sampled_from([4, 8, 64, 512]),
+    iterations=st.integers(0, 4),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e4]),
+)
+def test_the_result_is_between_the_bounds(
+    seed: int, items: int, length: int, window: int, iterations: int, scale: float
+) -> None:
+    x, open_intervals = intervals(seed, items, length)
+    low = torch.nan_to_num(scale * open_intervals.low, -torch.inf)
+    high = torch.nan_to_num(scale * open_intervals.high, torch.inf)
+    result = sparsest(scale * x, Intervals(low, high), [window], iterations)
+    assert (result.shape, result.dtype) == (x.shape, x.dtype)
+    assert bool(result.isfinite().all())
+    assert bool(((low <= result) & (result <= high)).all())
+
+
+def test_bounds_without_room_give_the_signal_exactly() -> None:
+    x = laplace(3000).reshape(2, 1500)
+    assert torch.equal(sparsest(torch.zeros_like(x), Intervals(x, x), [256, 64], 5), x)
+
+
+def test_a_silent_item_stays_silent() -> None:
+    x = torch.zeros(1, 1000)
+    assert torch.equal(sparsest(x, Intervals(x - 0.1, x + 0.1), [256, 64], 5), x)
+
+
+@pytest.mark.parametrize("window", [64, 1024])
+def test_an_item_alone_equals_the_item_in_a_batch(window: int) -> None:
+    x, feasible = intervals(0, 3, 2000)
+    scale = torch.tensor([[1.0], [1e-3], [30.0]])  # thresholds follow the level of each item
+    x, low, high = scale * x, scale * feasible.low, scale * feasible.high
+    together = sparsest(x, Intervals(low, high), [window], 10)
+    for i in range(3):
+        alone = sparsest(x[i : i + 1], Intervals(low[i : i + 1], high[i : i + 1]), [window], 10)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-4 * float(scale[i]))
+
+
+def test_weak_noise_that_nothing_holds_is_shrunk_to_silence() -> None:
+    # far below the last threshold, a ten-thousandth of the tone; what the end of the tone splashes is left out
+    tone = 0.5 * torch.sin(2 * torch.pi * torch.arange(4000) / 16)
+    x = torch.cat([tone, 1e-8 * torch.randn(4000, generator=torch.Generator().manual_seed(0))])[None]
+    held = torch.arange(8000) < 4000
+    low, high = torch.where(held, x, -torch.inf), torch.where(held, x, torch.inf)
+    result = sparsest(x, Intervals(low, high), [256], 30)[0]
+    assert torch.equal(result[:4000], tone)
+    assert float(x[0, 6000:].abs().max()) > 1e-8
+    assert float(result[6000:].abs().max()) < 1e-12
+
+
+def declipped(x: Tensor, start: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """SDR of a signal after clipping to 3 dB and after its restoration from `start(clipped)`."""
+    distortion = calibrate("hard_clip", x, 3.0)
+    y = distortion(x)
+    curve = nearest_increasing(distortion, x, y, CurveSettings())
+    assert curve is not None
+    return input_sdr(x, y), input_sdr(x, sparsest(start(y), curve.feasible(y), [1024], 300))
+
+
+def test_several_windows_give_the_mean_of_what_each_gives() -> None:
+    x, feasible = intervals(1, 2, 1500)
+    together, short, long = (sparsest(x, feasible, windows, 5) for windows in ([64, 512], [64], [512]))
+    torch.testing.assert_close(together, (short + long) / 2)
+    assert float((short - long).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_signals_are_declipped(seed: int) -> None:
+    before, after = declipped(tones(seed), torch.clone)
+    assert before == pytest.approx(3, abs=0.01)
+    assert after > 20  # 23 to 26 dB
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.3, 2.0])
+def test_it_does_not_matter_how_loud_the_estimate_is(scale: float) -> None:
+    _, after = declipped(tones(0), lambda y: scale * y)
+    assert after > 20  # 23 dB
+
+
+@pytest.mark.parametrize("name", ["asymmetric_clip", "half_wave", "quantize", "carbon_mic"])
+def test_other_distortions_of_sparse_signals_are_undone(name: str) -> None:
+    x = tones(0)
+    params = {"step": 0.06} if name == "quantize" else {"threshold": 0.03} if name == "asymmetric_clip" else {}
+    distortion = Distortion(name, params)
+    y = distortion(x)
+    curve = nearest_increasing(distortion, x, y, CurveSettings())
+    assert curve is not None
+    restored = sparsest(y, curve.feasible(y), [1024], 300)
+    assert input_sdr(x, restored) > input_sdr(x, y) + 13  # 15 to 26 dB
+
+
+def test_spread_is_less_for_sparser_signals_whatever_their_level() -> None:
+    sine = torch.sin(0.1 * torch.arange(20000))[None]
+    noise = torch.randn(1, 20000, generator=generators([0])[0])
+    values = [spread(x, [256, 512], FLOOR) for x in (sine, sine + 0.1 * noise, sine + noise, noise)]
+    assert values == sorted(values)
+    assert math.log(0.01) < values[0] < -4
+    # energies of noise have an exponential distribution: E log(e + 0.01) = exp(0.01) E_1(0.01) + log 0.01
+    assert values[-1] == pytest.approx(math.exp(0.01) * exp1(0.01) + math.log(0.01), abs=0.05)
+    assert spread(1e-3 * noise, [256], FLOOR) == pytest.approx(spread(noise, [256], FLOOR), abs=1e-4)
+
+
+def test_a_mean_of_neighbours_is_over_two_at_the_ends_and_three_between() -> None:
+    energy = torch.tensor([3.0, 6.0, 12.0, 24.0, 48.0])[None, :, None] * torch.tensor([1.0, 10.0])
+    expected = torch.tensor([4.5, 7.0, 14.0, 28.0, 36.0])[None, :, None] * torch.tensor([1.0, 10.0])
+    torch.testing.assert_close(_mean_of_neighbours(energy), expected)
+    torch.testing.assert_close(_mean_of_neighbours(energy[:, :2]), torch.full((1, 2, 1), 4.5) * torch.tensor([1.0, 10]))
+    torch.testing.assert_close(_mean_of_neighbours(energy[:, :1]), energy[:, :1])
+
+
+def test_time_may_run_backwards() -> None:
+    x, feasible = intervals(3, 2, 16 * 40 + 1)  # frames are centred on multiples of a quarter of the window
+    forwards = sparsest(x, feasible, [64], 8)
+    mirrored = Intervals(feasible.low.flip(1), feasible.high.flip(1))
+    torch.testing.assert_close(sparsest(x.flip(1), mirrored, [64], 8).flip(1), forwards, rtol=1e-4, atol=1e-5)
+
+
+def test_thresholds_and_momentum_are_those_of_the_settings() -> None:
+    x, feasible = intervals(4, 1, 800)
+    usual = sparsest_consistent(x, feasible, [64], 5, RefinementSettings())
+    for changed in (
+        RefinementSettings(first_threshold=0.5),
+        RefinementSettings(last_threshold=0.05),
+        RefinementSettings(momentum=0.0),
+    ):
+        other = sparsest_consistent(x, feasible, [64], 5, changed)
+        assert float((other - usual).abs().max()) > 1e-3
+
+
+def test_without_momentum_an_iteration_shrinks_by_the_wiener_gain() -> None:
+    x = tones(0)
+    free = Intervals(torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf))
+    settings = RefinementSettings(first_threshold=0.2, last_threshold=0.2, momentum=0.0)
+    window = torch.hann_window(256)
+    spectrum = torch.stft(x, 256, 64, window=window, pad_mode="constant", return_complex=True)
+    energy = spectrum.abs().square().double()
+    padded = torch.nn.functional.pad(energy, (1, 1))
+    count = torch.tensor([2.0, *[3.0] * (energy.shape[2] - 2), 2.0])
+    mean = (padded[..., :-2] + padded[..., 1:-1] + padded[..., 2:]) / count
+    gain = (1 - (0.2 * spectrum.abs().max()) ** 2 / mean).clamp(min=0)
+    expected = torch.istft(spectrum * gain.float(), 256, 64, window=window, length=x.shape[1])
+    torch.testing.assert_close(sparsest_consistent(x, free, [256], 1, settings), expected, rtol=1e-4, atol=1e-6)
