@@ -1,6 +1,6 @@
 """Supervised training of the comparison networks: clean crops, distorted on the fly, and the network's SDR.
 
-The set-up of Imort et al. (2022), section 5.2, and of the baseline of Švento et al. (2025), section 3.2.1.
+As in Imort et al. (2022), section 5.2, and for the baseline of Švento et al. (2025), section 3.2.1.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ from nldiff.training.data import Augmentation, Crops
 from nldiff.training.loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
 from nldiff.version import __version__
 
-# An energy, against the logarithm of zero; that of a crop at level 0.06 is 0.0036 a sample.
+# Energy that keeps the logarithm finite; a crop at level 0.06 has 0.0036 a sample.
 _TINY = 1e-8
 _WEIGHTS_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -38,9 +38,9 @@ class SupervisedConfig(LoopConfig):
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
             `[low, high]` from which it is drawn uniformly. Names and parameters are those of
-            `nldiff.operators.parse_operator`,
-            `sdr` and `mix` among them.
-        val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
+            `nldiff.operators.parse_operator`, `sdr` and `mix` among them. A chain, `hard_clip:sdr=3 > overdrive`, is a
+            name too; the parameters are those of its last distortion.
+        val_distortions: distortions of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
         stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
         input_level: level by which the network's input is divided, see `apply_network`; null: the RMS of every item.
@@ -73,10 +73,10 @@ class SupervisedConfig(LoopConfig):
 
 def draw_recipe(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Recipe:
     """Draw one of `SupervisedConfig.distortions` and its parameters."""
-    entry = dict(distortions[int(random.integers(len(distortions)))])
-    name = entry.pop("name")
+    entry = distortions[int(random.integers(len(distortions)))]
     # Sorted: the order in which a file lists the parameters must not matter.
-    return Recipe.of(name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
+    keys = sorted(entry.keys() - {"name"})
+    return _recipe(str(entry["name"]), {key: float(random.uniform(*_ends(entry[key]))) for key in keys})
 
 
 class Pairs(Dataset[Tensor]):
@@ -217,6 +217,12 @@ def _ends(value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _recipe(name: str, params: Mapping[str, float]) -> Recipe:
+    """The distortion or chain of a name; `params` are those of its last distortion."""
+    assignments = ",".join(f"{key}={value!r}" for key, value in params.items())
+    return parse_operator(f"{name}:{assignments}" if assignments else name)
+
+
 def _checked_recipes(config: SupervisedConfig) -> list[Recipe]:
     """The distortions of the validation, after checking those of the training and the network's file as well."""
     if config.weights_dtype not in _WEIGHTS_DTYPES:
@@ -233,6 +239,5 @@ def _checked_recipes(config: SupervisedConfig) -> list[Recipe]:
         if any(low > high for low, high in ends.values()):
             raise NldiffError(f"distortions: {entry}: low is above high")
         for end in (0, 1):
-            assignments = ",".join(f"{key}={value[end]}" for key, value in ends.items())
-            parse_operator(f"{entry.get('name')}:{assignments}" if assignments else str(entry.get("name")))
+            _recipe(str(entry.get("name")), {key: value[end] for key, value in ends.items()})
     return [parse_operator(text) for text in config.val_distortions]
