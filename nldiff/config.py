@@ -1,4 +1,4 @@
-"""Settings from YAML files and `key=value` arguments, checked against a dataclass."""
+"""Settings from YAML files and `key=value` arguments, validated against a dataclass."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,7 +34,7 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
         with _mistakes_in(f"'{text}'"):
             key, _, value = text.partition("=")
             if value.strip() == "{}":
-                # Merging nothing into a group would leave it as it is.
+                # Merging an empty dictionary would change nothing.
                 OmegaConf.update(config, key, {}, merge=False)
             else:
                 config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
@@ -46,11 +46,11 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
 
 @contextmanager
 def _mistakes_in(source: str) -> Iterator[None]:
-    """Turn what OmegaConf and PyYAML raise into one line about `source`."""
+    """Turn errors of OmegaConf and PyYAML into one line about `source`."""
     try:
         yield
     except OmegaConfBaseException as error:
-        # The first line says what is wrong, the key is in the lines after it.
+        # The first line names the mistake; the key is in the lines after it.
         key = f"{error.full_key}: " if error.full_key else ""
         raise NldiffError(f"{source}: {key}{str(error).splitlines()[0]}") from error
     except (OSError, UnicodeDecodeError, YAMLError, TypeError, IndexError) as error:

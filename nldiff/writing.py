@@ -16,11 +16,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Yields a temporary path (hidden, same folder, same suffix) to write to. Leaving the block renames it to
     `path`, replacing an earlier file; an exception deletes it and leaves the earlier file as it was. Missing
-    folders are created and stay.
+    folders are created, and stay.
 
     Raises:
-        NldiffError: the folder cannot be created or written, `path` is a folder, or an operating system's or
-            sound file error came out of the block (which should only write).
+        NldiffError: the folder cannot be created or written, `path` is a folder, or the block, which should
+            only write, raised an error of the operating system or of soundfile.
     """
     path = Path(path)
     if path.is_dir():
@@ -34,7 +34,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except (OSError, SoundFileError) as error:  # a full disk, most likely
+    except (OSError, SoundFileError) as error:  # most likely a full disk
         raise NldiffError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)

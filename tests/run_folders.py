@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nldiff.figures.run_folder import slug
 from nldiff.metrics import lsd, si_sdr
-from nldiff.operators.distortions import Distortion, calibrate, parse_distortion
+from nldiff.operators import parse_operator
 
 Array = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def write_run(
     rows = []
     for task, text, level, level_name in settings:
         for clip, clean in clips.items():
-            distortion = _distortion(text, clean)
+            distortion = parse_operator(text).build(torch.from_numpy(clean))
             observed = distortion(torch.from_numpy(clean)).numpy()
             group = slug(f"{text}__{clip}__0")
             _write_audio(folder / "audio" / group / "clean.flac", clean, rate)
@@ -104,13 +104,6 @@ def _write_traces(folder: Path, method: str, grid: Array, estimate: Array, left:
     # from the identity to the estimate
     curves = {str(step): grid + (estimate - grid) * step / STEPS for step in steps[:: max(1, STEPS // 6)]}
     write_table(folder / f"{method}.curves.csv", {"x": grid} | curves)
-
-
-def _distortion(text: str, clean: Array) -> Distortion:
-    name, parameters = parse_distortion(text)
-    if "sdr" in parameters:
-        return calibrate(name, torch.from_numpy(clean), **parameters)
-    return Distortion(name, parameters)
 
 
 def _write_audio(path: Path, samples: Array, rate: int) -> None:

@@ -111,6 +111,41 @@ def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: 
         load_config(TrainingConfig, path)
 
 
+def test_flat_sampler_settings_of_earlier_files_become_groups(tmp_path: Path) -> None:
+    path = write(tmp_path, "sampler: {steps: 40, zeta: 0.6, cost_hop: 128, operator_warmup: 100}\n")
+    config = load_config(TrainingConfig, path, ["settings.sampler.zeta=0.5"])
+    assert {group: config.settings[group] for group in ("sampler", "cost", "operator_fit")} == {
+        "sampler": {"steps": 40, "zeta": 0.5},
+        "cost": {"hop": 128},
+        "operator_fit": {"warmup": 100},
+    }
+    assert config.sampler == {}
+
+
+EARLIER = {"steps": 40, "sigma_max": 0.5, "sigma_min": 1.0e-3, "churn": 0.0, "zeta": 0.6}
+EARLIER |= {"operator_warmup": 100, "operator_segments": 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier"),
+    [
+        ("guitar_small", EARLIER | {"refine_iterations": 600, "refine_windows": [4096, 8192, 16384]}),
+        (
+            "speech_small",
+            EARLIER
+            | {"cost_n_fft": 512, "cost_hop": 128, "refine_iterations": 300, "refine_windows": [512, 1024, 2048]}
+            | {"polish_sigma": 0.015},
+        ),
+    ],
+)
+def test_groups_say_what_the_flat_settings_said(
+    monkeypatch: pytest.MonkeyPatch, name: str, earlier: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("NLDIFF_DATA", "/data")
+    path = next(path for path in CONFIGS if path.stem == name)
+    assert load_config(TrainingConfig, path).settings == TrainingConfig(sampler=earlier).settings
+
+
 def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
     paper = next(path for path in CONFIGS if path.stem == "guitar_paper")
@@ -130,3 +165,10 @@ def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {key: config[key] for key in expected} == expected
     assert (min(config["segment_lengths"]), max(config["segment_lengths"])) == (2**14, 2**18)
     assert config["augmentation"]["polarity"] is True
+    speech = next(path for path in CONFIGS if path.stem == "speech_paper")
+    assert load_config(TrainingConfig, speech).settings == {
+        "sampler": {"steps": 100, "sigma_max": 6.0, "sigma_min": 1e-5, "rho": 10.0, "churn": 30.0, "zeta": 0.3},
+        "cost": {"n_fft": 512, "hop": 128},
+        "refinement": {"name": "none"},
+    }
+    assert config["settings"] == {"refinement": {"name": "none"}}

@@ -1,7 +1,9 @@
 """Figures of an experiment, drawn from the folder that `nldiff evaluate` wrote.
 
-Every method looks the same in all figures of a run: its colour can be told apart with colour blindness, and line
-style, marker and hatch in grey. Each function returns a `Figure` of its own, without pyplot; `draw` writes them all.
+`plots` draws single restorations, the other modules compare methods. Every method looks the same in all figures of a
+run: colours are distinct with colour blindness; line styles, markers and hatches are distinct in grey. Each function
+returns a `Figure` of its own, without pyplot; `draw` writes all figures of a run. May import `errors`, `writing`,
+`sound`, `transforms`, `operators` and `metrics`, and knows nothing of methods and of how experiments run.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +45,7 @@ __all__ = [
 
 
 def draw(run_dir: Path) -> list[Path]:
-    """Draw every figure that the run has data for, into RUN_DIR/figures, as PNG and SVG.
+    """Draw every figure that the run has data for to RUN_DIR/figures, as PNG and SVG.
 
     With TASK a family of distortions and DISTORTION its text as a file name:
 
@@ -51,10 +53,11 @@ def draw(run_dir: Path) -> list[Path]:
       input SDR or gain;
     - `frechet`: Fréchet distances, from frechet.csv;
     - `curves`: estimates and truth, a panel for each distortion;
-    - `spectrograms-DISTORTION`, `evolution-DISTORTION`: the latter of the cost and, from a table
-      traces/CELLGROUP/METHOD.curves.csv with a column x and one named by the number of each step, of the curve.
+    - `spectrograms-DISTORTION`;
+    - `evolution-DISTORTION`: the cost over the steps and, from a table traces/CELLGROUP/METHOD.curves.csv with a column
+      x and a column for each step, the curve.
 
-    What shows a single clip shows the first one.
+    Figures of a single clip show the first clip.
 
     Args:
         run_dir: folder written by `nldiff evaluate`.
@@ -63,7 +66,7 @@ def draw(run_dir: Path) -> list[Path]:
         The files written.
 
     Raises:
-        NldiffError: results.csv or another file of the run cannot be used, or a figure cannot be written.
+        NldiffError: results.csv or another file of the run cannot be read, or a figure cannot be written.
     """
     paths = []
     for name, figure in _figures(run_dir, read_cells(run_dir)):
@@ -74,7 +77,7 @@ def draw(run_dir: Path) -> list[Path]:
 
 
 def _figures(run_dir: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, "Figure"]]:
-    """Name and figure of all that there is data for."""
+    """Name and figure of everything that the run has data for."""
     looks = looks_of(cell.method for cell in cells)
     for task in dict.fromkeys(cell.task for cell in cells):
         of_task = [cell for cell in cells if cell.task == task]

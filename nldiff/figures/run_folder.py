@@ -1,4 +1,4 @@
-"""Reading the folder that `nldiff evaluate` writes: the table of cells, audio, curves and traces."""
+"""The folder that `nldiff evaluate` writes: reading its table of cells, audio, curves and traces."""
 
 import csv
 import math
@@ -15,40 +15,20 @@ from nldiff.metrics import METRICS
 from nldiff.metrics.sdr import FloatArray, Signal
 
 OBSERVED = "observed"
-"""Name of the method that leaves the distorted input as it is."""
+"""Name of the method that returns the distorted input unchanged."""
 
 CLEAN = "clean"
-"""Name of the reference's audio file, which is no method."""
+"""Name of the reference's audio file; not a method."""
 
-_LABELS = {
-    "sdr": "SDR",
-    "si_sdr": "SI-SDR",
-    "bss_sdr": "SDR (BSS Eval)",
-    "delta_sdr": "ΔSDR",
-    "delta_sdr_clipped": "ΔSDR on clipped",
-    "lsd": "LSD",
-    "redistorted_lsd": "LSD re-distorted",
-    "mrstft": "MR-STFT distance",
-    "peaq_odg": "PEAQ",
-    "pemo_q_odg": "PEMO-Q",
-    "r_nonlin": "R_nonlin",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "pesq": "PESQ",
-    "dnsmos": "DNSMOS",
-    "nisqa": "NISQA",
-    "rr_mse": "RR-MSE",
-    "rr_mse_unfitted": "RR-MSE unfitted",
-    "explained_db": "explained",
+_DERIVED_COLUMNS = {
+    "rr_mse_unfitted": ("RR-MSE unfitted", "rr_mse"),
+    "redistorted_lsd": ("LSD re-distorted", "lsd"),
+    "delta_sdr": ("ΔSDR", "sdr"),
+    "delta_sdr_clipped": ("ΔSDR on clipped", "sdr"),
+    "explained_db": ("explained", "sdr"),
 }
-# Columns of an experiment that are no metrics of their own: whose unit and direction they have.
-_SAME_SCALE = {
-    "redistorted_lsd": "lsd",
-    "rr_mse_unfitted": "rr_mse",
-    "delta_sdr": "sdr",
-    "delta_sdr_clipped": "sdr",
-    "explained_db": "sdr",
-}
+"""Columns of an experiment that are not in `METRICS`: label, and the metric that has the same unit and direction."""
+
 _COLUMNS = ("task", "distortion", "level", "level_name", "method", "clip", "seed", "status", "error", "seconds")
 
 
@@ -58,14 +38,14 @@ class Cell:
 
     Attributes:
         task: family of the distortion.
-        distortion: as `parse_distortion` takes it.
-        level: how strong it is, dB, where one number tells.
-        level_name: what that number is, "input SDR" or "gain".
+        distortion: text of the distortion, as in the experiment's configuration.
+        level: strength of the distortion in dB; None where no single number describes it.
+        level_name: meaning of `level`, "input SDR" or "gain".
         method, clip: names.
-        seed: of the random numbers, as text.
+        seed: seed of the random numbers, as text.
         failed: whether there is no result.
-        error: why, in one line.
-        scores: metric to value, only of finite ones.
+        error: the reason, in one line.
+        scores: metric to value, finite values only.
     """
 
     task: str
@@ -86,7 +66,7 @@ class Cell:
 
 
 def slug(text: str) -> str:
-    """Turn a name into a file name: letters, digits and `_.-` stay, all else becomes `-`."""
+    """Turn a name into a file name: letters, digits and `_.-` stay, everything else becomes `-`."""
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")
 
 
@@ -94,7 +74,7 @@ def read_cells(run_dir: Path) -> list[Cell]:
     """Read results.csv.
 
     Raises:
-        NldiffError: the table is missing, empty or lacks a column, or a value that should be a number is not.
+        NldiffError: the table is missing, empty or lacks a column, or a level or score is not a number.
     """
     path = run_dir / "results.csv"
     rows = read_table(path)
@@ -128,7 +108,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """Read a CSV file with a header.
 
     Raises:
-        NldiffError: it cannot be read, or its rows are not as long as its header.
+        NldiffError: the file cannot be read, or a row is not as long as the header.
     """
     try:
         with path.open(newline="", encoding="utf-8") as text:
@@ -145,7 +125,7 @@ def read_columns(path: Path) -> dict[str, FloatArray]:
     """Read a CSV file of numbers: column name to values.
 
     Raises:
-        NldiffError: as `read_table`, or the file has no rows, or a value is no number.
+        NldiffError: as `read_table`, or the file has no rows, or a value is not a number.
     """
     rows = read_table(path)
     if not rows:
@@ -154,7 +134,7 @@ def read_columns(path: Path) -> dict[str, FloatArray]:
 
 
 def tables_of(folder: Path, methods: Iterable[str], suffix: str = ".csv") -> dict[str, dict[str, FloatArray]]:
-    """Tables METHOD`suffix` of a folder, of the methods that have one, in their order.
+    """Tables METHOD`suffix` of a folder, for the methods that have one, in the order of `methods`.
 
     Raises:
         NldiffError: as `read_columns`.
@@ -181,32 +161,34 @@ def example_signals(run_dir: Path, group: str, methods: Iterable[str]) -> tuple[
 
 
 def truth_of(folder: Path) -> dict[str, FloatArray] | None:
-    """True curve of a folder of curves, where there is one."""
+    """True curve of a folder of curves; None where there is none."""
     path = folder / "truth.csv"
     return read_columns(path) if path.exists() else None
 
 
 def estimators(methods: Iterable[str]) -> list[str]:
-    """All but the method that does nothing."""
+    """All methods but `OBSERVED`."""
     return [method for method in methods if method != OBSERVED]
 
 
 def setting_name(cell: Cell) -> str:
-    """What to call the cell's distortion within its task: its level where it has one, else its text."""
+    """Name of the cell's distortion within its task: its level where it has one, else its text."""
     return cell.distortion if cell.level is None else f"{cell.level_name} {cell.level:g} dB".strip()
 
 
 def metrics_of(cells: Iterable[Cell]) -> list[str]:
-    """Metrics of which any of the cells has a value, in the order of the table."""
+    """Metrics with a value in any of the cells, in the order of the table."""
     return list(dict.fromkeys(name for cell in cells for name in cell.scores))
 
 
 def metric_label(name: str) -> str:
-    """Name of a metric with its unit and, as an arrow, its better direction."""
-    metric = METRICS.get(_SAME_SCALE.get(name, name))
-    unit = f" ({metric.unit.replace('^2', '²')})" if metric and metric.unit else ""
-    arrow = {"higher": " ↑", "lower": " ↓"}[metric.better] if metric else ""
-    return f"{_LABELS.get(name, name)}{unit}{arrow}"
+    """Label of a column of scores with its unit and, as an arrow, its better direction."""
+    label, like = _DERIVED_COLUMNS.get(name, (None, name))
+    metric = METRICS.get(like)
+    if metric is None:
+        return name
+    unit = f" ({metric.unit.replace('^2', '²')})" if metric.unit else ""
+    return f"{label or metric.label}{unit}{' ↑' if metric.better == 'higher' else ' ↓'}"
 
 
 def _level(path: Path, text: str) -> float | None:

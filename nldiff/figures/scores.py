@@ -18,7 +18,7 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
     """Boxes (quartiles, median, whiskers of 1.5 times their distance) of every metric, a panel each.
 
     Args:
-        cells: of one task; failed ones have no part in the boxes and are counted in the label.
+        cells: cells of one task; failed ones are left out of the boxes and counted in the label.
         looks: from `looks_of`.
     """
     figure, panels = _score_panels(cells, f"{cells[0].task}: scores of all cells")
@@ -33,10 +33,10 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
 
 
 def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
-    """Distributions of every metric, a panel each, for each level; bars from quartile to quartile, median marked.
+    """Distributions of every metric at each level, a panel each; bars from quartile to quartile, median marked.
 
     Args:
-        cells: of one task, with levels; failed ones are counted in the legend.
+        cells: cells of one task, with levels; failed ones are counted in the legend.
         looks: from `looks_of`.
     """
     levels, methods = _levels(cells), _present(cells, looks)
@@ -58,7 +58,7 @@ def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
             axes.vlines(positions, low, high, color="black", linewidth=2.5)
             axes.scatter(positions, middle, marker="o", s=16, color="white", edgecolor="black", zorder=3)
         axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
-        # The same in all panels: one without some methods would have its ticks elsewhere.
+        # The same limits in all panels, also where some methods are missing.
         axes.set_xlim(-0.5, len(levels) - 0.5)
         axes.set_xlabel(f"{cells[0].level_name} (dB)")
     _patch_legend(figure, cells, methods, looks)
@@ -69,7 +69,7 @@ def plot_levels(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
     """Mean of every metric against the level, a panel each, with bands of 95 % (percentile bootstrap over clips).
 
     Args:
-        cells: of one task, with levels; failed ones are counted in the legend.
+        cells: cells of one task, with levels; failed ones are counted in the legend.
         looks: from `looks_of`.
     """
     figure, panels = _score_panels(cells, f"{cells[0].task}: mean scores with 95 % confidence bands")
@@ -97,7 +97,7 @@ def plot_frechet(rows: Sequence[Mapping[str, str]], looks: Mapping[str, Look]) -
     """Bars of Fréchet distances, a panel for each task and embedding.
 
     Args:
-        rows: of text, with keys task, distortion, level, level_name, method, embedding and distance.
+        rows: rows of text, with keys task, distortion, level, level_name, method, embedding and distance.
         looks: from `looks_of`.
     """
     panels = list(dict.fromkeys((row["task"], row["embedding"]) for row in rows))
@@ -130,7 +130,7 @@ def _score_panels(cells: Sequence[Cell], title: str, width: float = 4.2) -> tupl
 
 
 def _values(cells: Iterable[Cell], metric: str, method: str, level: float | None = None) -> list[float]:
-    """Scores of a method, of one level if it is given; several seeds of a distorted clip are averaged."""
+    """Scores of a method, at one level if it is given; the seeds of a distorted clip are averaged."""
     scores: dict[tuple[str, str], list[float]] = {}
     for cell in cells:
         if cell.method == method and level in (None, cell.level) and metric in cell.scores:

@@ -1,4 +1,4 @@
-"""What all figures of an experiment share: looks of methods, axes, legends."""
+"""Common style of the figures of an experiment: looks of methods, axes, legends."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Look:
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, Look]:
-    """Choose a look for each method, all different for up to 40 (in bars and in grey: 10); the input is dashed."""
+    """Choose a look for each method: distinct for up to 40 (in bars and in grey: 10); the distorted input is dashed."""
     looks = {}
     for n, method in enumerate(estimators(dict.fromkeys(methods))):
         colour, line = plotting._STYLES[n % len(plotting._STYLES)]
@@ -37,7 +37,7 @@ def looks_of(methods: Iterable[str]) -> dict[str, Look]:
 def make_panels(
     count: int, title: str, columns: int, size: tuple[float, float] = (4.2, 3.2), share: bool = False
 ) -> tuple["Figure", list["Axes"]]:
-    """Make a figure of `count` axes in rows of `columns`, each of a size in inches; `share` both their axes."""
+    """Make a figure of `count` axes in rows of `columns`, each of `size` inches; `share` gives all the same limits."""
     from matplotlib.figure import Figure
 
     rows = -(-count // columns)
@@ -47,7 +47,7 @@ def make_panels(
     for axes in panels[count:]:
         axes.remove()
     for axes in panels[count - columns : count]:
-        axes.tick_params(labelbottom=True)  # the lowest of its column, whatever is shared
+        axes.tick_params(labelbottom=True)  # the lowest of its column, even if axes are shared
     for axes in panels[:count]:
         axes.grid(color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)

@@ -21,13 +21,13 @@ def dnsmos(estimate: Signal, sample_rate: int) -> FloatArray:
 
 
 def dnsmos_scores(estimate: Signal, sample_rate: int) -> dict[str, FloatArray]:
-    """What listeners would say of speech, predicted by networks (Reddy et al. 2021 and 2022).
+    """Opinion scores of speech as networks predict them (Reddy et al. 2021 and 2022).
 
-    The mean over windows of 9.01 s that start each second; shorter signals are repeated.
+    The scores are means over windows of 9.01 s, one starting each second; shorter signals are repeated.
 
     Args:
         estimate: speech, `[..., time]`, tensor or array, -1 to 1.
-        sample_rate: in Hz; other rates are resampled to 16 kHz.
+        sample_rate: in Hz; the signal is resampled to 16 kHz.
 
     Returns:
         Opinion scores of nominally 1 to 5, `[...]` each: "ovrl" (overall), "sig" (the speech), "bak" (freedom from

@@ -1,4 +1,4 @@
-"""Fréchet distance between two sets of recordings: how alike they are as sets, without pairs."""
+"""Fréchet distance between two sets of recordings: compares the sets as a whole, without pairs."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -16,14 +16,14 @@ AudioSet: TypeAlias = Iterable[tuple[Signal, int]]
 def frechet_audio_distance(reference_set: AudioSet, test_set: AudioSet, embedding: Embedding) -> float:
     """Fréchet audio distance (Kilgour et al. 2019): `frechet_distance` of the embeddings of two sets.
 
-    Gaussians (mean, unbiased covariance) are fitted to all frames of all recordings of each set. Values hang on the
-    embedding, and are biased upwards for small sets: name the former and compare only sets of equal size.
+    Gaussians (mean, unbiased covariance) are fitted to all frames of all recordings of each set. Values depend on
+    the embedding, and are biased upwards for small sets: name the embedding and compare only sets of equal size.
 
     Args:
-        reference_set: pairs of a signal, `[time]` or `[channels, time]` (whose mean is taken), and its sample rate.
-        test_set: likewise.
-        embedding: called with a mono signal `[time]` and its rate, returns `[frames, dimensions]`; `VGGish` and
-            `EnCodec` of `nldiff.metrics.embeddings` are such.
+        reference_set: pairs of a signal, `[time]` or `[channels, time]` (averaged over channels), and its rate in Hz.
+        test_set: the same of the other set.
+        embedding: called with a mono signal `[time]` and its rate, returns `[frames, dimensions]`; for example
+            `VGGish` or `EnCodec` of `nldiff.metrics.embeddings`.
 
     Returns:
         The squared distance, 0 or more, in the embedding's units squared; 0 for equal sets.
@@ -36,7 +36,7 @@ def frechet_audio_distance(reference_set: AudioSet, test_set: AudioSet, embeddin
 
 
 def log_mel_distance(reference_set: AudioSet, test_set: AudioSet) -> float:
-    """`frechet_audio_distance` on `log_mel_embedding`, which was not learned: needs no weights, and is not the FAD.
+    """`frechet_audio_distance` on `log_mel_embedding`: needs no weights, and is not comparable with an FAD.
 
     Args, Returns, Raises: as `frechet_audio_distance`; signals below 0.975 s are refused.
     """
@@ -47,7 +47,7 @@ def frechet_distance(mu1: FloatArray, c1: FloatArray, mu2: FloatArray, c2: Float
     """Squared Fréchet (2-Wasserstein) distance between two Gaussians (Dowson and Landau 1982).
 
     `|mu1 - mu2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. With C = A A^T the trace of the root is the sum of the singular
-    values of `A1^T A2`: no root of a matrix product, so singular covariances do no harm.
+    values of `A1^T A2`: no root of a matrix product is needed, so covariances may be singular.
 
     Args:
         mu1: mean of the first, `[d]`.
@@ -59,7 +59,8 @@ def frechet_distance(mu1: FloatArray, c1: FloatArray, mu2: FloatArray, c2: Float
         The squared distance, 0 or more.
 
     Raises:
-        NldiffError: shapes do not fit, a value is not finite, or a covariance is not one.
+        NldiffError: shapes do not match, a value is not finite, or a covariance is not symmetric and positive
+            semidefinite.
     """
     mu1, c1, mu2, c2 = (np.asarray(values, dtype=np.float64) for values in (mu1, c1, mu2, c2))
     if mu1.ndim != 1 or mu1.shape != mu2.shape or not c1.shape == c2.shape == mu1.shape * 2:

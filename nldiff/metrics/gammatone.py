@@ -11,7 +11,7 @@ from nldiff.metrics.sdr import FloatArray
 MIN_BANDWIDTH = 24.7  # Hz
 EAR_Q = 9.265
 
-# A fourth-order gammatone filter with this factor has the wanted equivalent rectangular bandwidth:
+# Bandwidth parameter of a fourth-order gammatone filter, relative to its equivalent rectangular bandwidth:
 # (3!)^2 / (pi 6! 2^-6).
 _BANDWIDTH_FACTOR = 1.019
 
@@ -37,11 +37,11 @@ def gammatone_response(centre: float, frequencies: FloatArray, sample_rate: int)
     """Complex frequency response of one filter: real part of four equal one-pole filters in series.
 
     V. Hohmann, "Frequency analysis and synthesis using a Gammatone filterbank", 2002. The gain is 1 at the
-    centre frequency but for the mirror image of the pole: 0.3 % at 50 Hz, less than 0.02 % from 200 Hz up.
+    centre frequency, up to the mirror image of the pole: 0.3 % at 50 Hz, less than 0.02 % from 200 Hz up.
 
     Args:
         centre: centre frequency, Hz.
-        frequencies: at which to evaluate, Hz.
+        frequencies: frequencies at which to evaluate the response, Hz.
         sample_rate: Hz.
 
     Returns:
@@ -56,7 +56,7 @@ def gammatone_response(centre: float, frequencies: FloatArray, sample_rate: int)
 
 
 def gammatone_bands(signal: FloatArray, centres: FloatArray, sample_rate: int) -> Iterator[FloatArray]:
-    """Filter a signal into bands, one after the other since all at once would take much memory.
+    """Filter a signal into bands, one after the other to save memory.
 
     Args:
         signal: `[..., time]`.

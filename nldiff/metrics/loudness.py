@@ -19,7 +19,7 @@ def loudness(samples: Signal, sample_rate: int) -> float:
     """Integrated loudness of a programme, ITU-R BS.1770-4, annex 1.
 
     Power of the K-weighted signal in blocks of 400 ms that start each 100 ms, gated at -70 LUFS and 10 LU below
-    the mean of what is left. An incomplete block at the end does not count.
+    the mean of the remaining blocks. An incomplete block at the end does not count.
 
     Args:
         samples: `[time]` or `[channels, time]`, tensor or array, -1 to 1; up to five channels in the order left,
@@ -52,9 +52,9 @@ def loudness(samples: Signal, sample_rate: int) -> float:
 def normalise_loudness(samples: Signal, sample_rate: int, lufs: float) -> FloatArray:
     """Bring audio to a loudness, but never above full scale.
 
-    One gain for all samples: the one that `lufs` needs, or the one that brings the largest sample to 1 where that
-    is less. So audio with high peaks stays quieter than asked (measure it with `loudness`), it is never limited
-    or clipped. Silence, and what the gate of -70 LUFS calls silence, keeps its level.
+    One gain for all samples: the gain that reaches `lufs`, or the smaller one that brings the largest sample to 1.
+    Audio with high peaks therefore stays quieter than asked (measure it with `loudness`); it is never limited or
+    clipped. Audio below the gate of -70 LUFS counts as silence and keeps its level.
 
     Args:
         samples: as in `loudness`.
@@ -62,7 +62,7 @@ def normalise_loudness(samples: Signal, sample_rate: int, lufs: float) -> FloatA
         lufs: the loudness to reach.
 
     Returns:
-        float64, same shape, -1 to 1 (except for audio without loudness).
+        float64, same shape, -1 to 1 (except for silence).
 
     Raises:
         NldiffError: as `loudness`.
@@ -77,8 +77,8 @@ def normalise_loudness(samples: Signal, sample_rate: int, lufs: float) -> FloatA
 def k_weighting(samples: FloatArray, sample_rate: int) -> FloatArray:
     """Apply the two filters of the standard (annex 1, tables 1 and 2) by their frequency response.
 
-    The standard tabulates them for 48 kHz and asks for the same response at other rates, which filters transformed to
-    another rate miss (by 0.1 dB at 16 kHz). Above 24 kHz, where the table says nothing, the response stays constant.
+    The standard tabulates them for 48 kHz and asks for the same response at other rates. Filters transformed to another
+    rate miss it (by 0.1 dB at 16 kHz). Above 24 kHz, where the table ends, the response stays constant.
 
     Args:
         samples: `[..., time]`.
@@ -88,7 +88,7 @@ def k_weighting(samples: FloatArray, sample_rate: int) -> FloatArray:
         The same shape.
     """
     time = samples.shape[-1]
-    n_fft = next_fast_len(time + sample_rate // 2, real=True)  # both filters have died away after half a second
+    n_fft = next_fast_len(time + sample_rate // 2, real=True)  # both filters have decayed after half a second
     frequency = np.minimum(rfftfreq(n_fft, 1 / sample_rate), 24000.0)
     response = np.prod([freqz(*coefficients, frequency, fs=48000)[1] for coefficients in (_SHELF, _HIGH_PASS)], axis=0)
     return irfft(rfft(samples, n_fft) * response, n_fft)[..., :time]

@@ -21,7 +21,7 @@ def mrstft(
     Args:
         reference: x, `[..., time]`, tensor or array.
         estimate: y, same shape.
-        resolutions: length of the transform, step and length of the Hann window of each, samples.
+        resolutions: length of the transform, hop and length of the Hann window for each resolution, in samples.
 
     Returns:
         `[...]` (a numpy scalar for `[time]`), no unit; 0 where both are equal.

@@ -29,13 +29,13 @@ def nisqa(estimate: Signal, sample_rate: int, weights: str | Path | None = None)
 
 
 def nisqa_scores(estimate: Signal, sample_rate: int, weights: str | Path | None = None) -> dict[str, FloatArray]:
-    """What listeners would say of speech, predicted by NISQA 2.0 (Mittag et al. 2021).
+    """Opinion scores of speech as NISQA 2.0 predicts them (Mittag et al. 2021).
 
     Args:
         estimate: speech, `[..., time]`, tensor or array, of at most 52 s.
         sample_rate: in Hz; the network was trained on 48 kHz and takes all rates.
         weights: path of `nisqa.tar` from the authors' repository (github.com/gabrielmittag/NISQA; its licence, CC
-            BY-NC-SA 4.0, keeps it out of this package); None takes the path in the variable NLDIFF_NISQA.
+            BY-NC-SA 4.0, keeps it out of this package); None takes the path from the variable NLDIFF_NISQA.
 
     Returns:
         Opinion scores of nominally 1 to 5, `[...]` each, higher is better for all: "mos" (overall), "noisiness",
@@ -53,7 +53,7 @@ def nisqa_scores(estimate: Signal, sample_rate: int, weights: str | Path | None 
     if not path:
         raise NldiffError(f"NISQA needs its weights: set {_VARIABLE} to the path of nisqa.tar")
     model, settings = _load(Path(path))
-    # The package's own entry point would look for the weights in the home directory and download them.
+    # The package's own entry point looks for the weights in the home directory and downloads them.
     samples = y.reshape(-1, y.shape[-1]).astype("float32")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="n_fft=.* is too large", category=UserWarning)

@@ -1,4 +1,4 @@
-"""What the metrics that wrap other packages share: importing them, their sample rate, one call for each signal."""
+"""Helpers of the metrics that wrap other packages: import, sample rate, one call for each signal."""
 
 import importlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def import_package(module: str, extra: str) -> Any:
     """Import a module of an optional package.
 
     Raises:
-        NldiffError: it, or something that it needs, is not installed; names the extra to install.
+        NldiffError: the module or one of its dependencies is not installed; the message names the extra to install.
     """
     try:
         return importlib.import_module(module)
@@ -27,7 +27,7 @@ def for_each(function: Callable[..., Any], *signals: FloatArray) -> FloatArray:
     """Call a function of signals `[time]` for each item of signals `[..., time]` of one shape.
 
     Returns:
-        Its values, `[...]` plus their own shape (a numpy scalar for the number of signals `[time]`).
+        Values of the function, `[...]` plus the shape of one value (a numpy scalar for one number).
     """
     items = zip(*(signal.reshape(-1, signal.shape[-1]) for signal in signals), strict=True)
     values = np.array([function(*item) for item in items], dtype=np.float64)
@@ -35,7 +35,7 @@ def for_each(function: Callable[..., Any], *signals: FloatArray) -> FloatArray:
 
 
 def at_rate(signal: FloatArray, sample_rate: int, wanted: int) -> FloatArray:
-    """Resample `[..., time]` from `sample_rate` to `wanted` Hz where they differ (see `nldiff.sound.resample`)."""
+    """Resample `[..., time]` from `sample_rate` to `wanted`, both in Hz (see `nldiff.sound.resample`)."""
     if sample_rate == wanted:
         return signal
     rows = resample(signal.reshape(-1, signal.shape[-1]).astype(np.float32), sample_rate, wanted)

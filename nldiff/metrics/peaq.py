@@ -1,11 +1,11 @@
-"""PEAQ, basic version: how audible the difference between two signals is, as an objective difference grade.
+"""PEAQ, basic version: audibility of the difference between two signals, as an objective difference grade.
 
 ITU-R BS.1387-1 (2001), annex 2, with the corrections and choices of P. Kabal, "An Examination and Interpretation
 of ITU-R BS.1387", McGill University, 2002 (version 2).
 
 Agreement: for the 70 hard-clipped excerpts of Záviška, Rajmic, Ozerov and Rencker, "A Survey and an Extensive
-Evaluation of Popular Audio Declipping Methods", 2021, the grades differ from the published ones, which Kabal's
-program gave, by 0.0006 (root mean square) and at most 0.0035. Neither program is certified: the standard's own
+Evaluation of Popular Audio Declipping Methods", 2021, the grades differ from the published ones, computed by
+Kabal's program, by 0.0006 (root mean square) and at most 0.0035. Neither program is certified: the standard's own
 test items ask for a tolerance that none of the open programs keeps.
 """
 
@@ -89,21 +89,21 @@ def peaq(reference: Signal, estimate: Signal, sample_rate: int) -> Peaq:
     """Compare two mono signals by PEAQ, basic version, full scale at 92 dB SPL.
 
     The model is made for 16-bit audio at 48 kHz: other rates are resampled, and both signals are rounded down
-    to 16 bits (with no limit at full scale), as the published grades were made. That is no formality, for the
-    estimate's noise floor decides its bandwidth: with no rounding these grades change by up to 0.45, with
+    to 16 bits (without a limit at full scale), as for the published grades. The rounding matters because the
+    estimate's noise floor decides its bandwidth: without rounding these grades change by up to 0.45, with
     rounding to the nearest step by up to 0.15.
 
-    The signals must be aligned; nothing is delayed, scaled or filtered to fit. The part from the first to the
+    The signals must be aligned; they are not delayed, scaled or filtered to match. The part from the first to the
     last sound of the reference is judged; its first half second does not count for modulation and noise
-    loudness, unless there is silence before it. A mere change of level counts as a difference. The network was
-    trained on codecs and does not always give the worse grade to the larger of two gross differences: a guitar
-    string clipped 23 dB below its peak gets -3.9, clipped 32 dB below -2.6.
+    loudness, unless silence precedes it. A change of level alone counts as a difference. The network was
+    trained on codecs and does not always give the worse grade to the larger of two large differences: a guitar
+    string clipped 23 dB below its peak gets -3.9, clipped 32 dB below it -2.6.
 
     Args:
         reference: `[time]`, tensor or array, -1 to 1.
-        estimate: of the same shape.
-        sample_rate: of both, Hz. From 16 kHz downwards nothing lies above 8.1 kHz, where the model begins to look
-            for the bandwidth; for such signals it was not made, so compare their grades with one another only.
+        estimate: same shape.
+        sample_rate: of both, Hz. At up to 16 kHz nothing reaches 8.1 kHz, where the model begins to look for the
+            bandwidth: the model is not made for such signals, so compare their grades only with one another.
 
     Returns:
         Grade, distortion index and model output variables.
@@ -120,7 +120,7 @@ def peaq(reference: Signal, estimate: Signal, sample_rate: int) -> Peaq:
     signals = _to_16_bits(np.stack([x, y]), sample_rate)
     first, last = _bounds_of_sound(signals)
 
-    # Frames before the first sound are not judged, but the ear's memory runs through them.
+    # Frames before the first sound are not judged, but they set the state of the ear's filters.
     silent, count = first // HOP, (last + 1) // HOP
     length = (count - 1) * HOP + FRAME
     signals = np.pad(signals, ((0, 0), (0, max(0, length - signals.shape[-1]))))[:, :length]
@@ -149,7 +149,7 @@ def peaq_odg(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArra
 
     Args:
         reference: `[..., time]`, tensor or array, -1 to 1.
-        estimate: of the same shape.
+        estimate: same shape.
         sample_rate: of both, Hz.
 
     Returns:
@@ -164,7 +164,7 @@ def peaq_odg(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArra
 
 
 def distortion_index(movs: dict[str, float]) -> float:
-    """Output of the network for the model output variables, annex 2; values out of range are kept."""
+    """Output of the network for the model output variables, annex 2; values outside their ranges are not limited."""
     scaled = [(movs[name] - entry.low) / (entry.high - entry.low) for name, entry in _INPUTS.items()]
     hidden = expit(scaled @ np.array([entry.weights for entry in _INPUTS.values()]) + _HIDDEN_BIAS)
     return float(hidden @ _OUTPUT_WEIGHTS + _OUTPUT_BIAS)
@@ -213,7 +213,7 @@ def _mean_of_valid(values: FloatArray) -> float:
 
 
 def _bandwidths(power: FloatArray) -> FloatArray:
-    """Number of bins up to the last one well above the estimate's noise floor, `[2, n]`; -1: does not count."""
+    """Number of bins up to the last one well above the estimate's noise floor, `[2, n]`; -1: frame not counted."""
     lowest, highest = 346, 921  # 8.1 and 21.6 kHz
     floor = power[1, :, highest : FRAME // 2].max(axis=-1, keepdims=True)
     bins = np.arange(highest)
@@ -235,7 +235,7 @@ def modulation_differences(modulated: FloatArray, envelope: FloatArray) -> dict[
 
     Args:
         modulated: modulation of reference and estimate, `[2, 109, frame]`, four frames or more.
-        envelope: mean envelope of the reference, `[109, frame]`: quiet frames have less weight.
+        envelope: mean envelope of the reference, `[109, frame]`: quiet frames weigh less.
     """
     reference, estimate = modulated
     added = estimate - reference
@@ -282,9 +282,9 @@ def _detection(smeared: FloatArray) -> dict[str, float]:
 
 
 def _error_harmonics(frames: FloatArray, power: FloatArray) -> FloatArray:
-    """Strength of a harmonic structure of the error, `[n]`; -1: both frames too quiet to count.
+    """Strength of a harmonic structure of the error, `[n]`; -1: both frames are too quiet to count.
 
-    It shows as a peak in the spectrum of the autocorrelation of the difference of both log spectra.
+    It is a peak in the spectrum of the autocorrelation of the difference of both log spectra.
     """
     lags = 256
     difference = np.diff(np.log(np.maximum(power[..., : 2 * lags - 1], TINY)), axis=0)[0]
@@ -297,7 +297,7 @@ def _error_harmonics(frames: FloatArray, power: FloatArray) -> FloatArray:
     window = np.sqrt(8 / 3) / lags * np.hanning(lags)
     spectrum = np.fft.rfft(window * (correlation - correlation.mean(axis=-1, keepdims=True)))
     peaks = spectrum.real**2 + spectrum.imag**2
-    # Kabal: a peak is whatever exceeds the value at 0, wherever the first valley lies.
+    # Kabal: a peak is any value above the one at 0, wherever the first valley lies.
     highest = np.max(np.where(peaks > peaks[:, :1], peaks, 0), axis=-1)
     loud = np.any(np.sum(frames[..., HOP:] ** 2, axis=-1) >= 8000, axis=0)
     return np.where(loud, highest, -1.0)

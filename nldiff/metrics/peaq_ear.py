@@ -27,7 +27,7 @@ _ADAPTATION_SECONDS = 0.050
 
 
 def ear_weighting(frequency: FloatArray) -> FloatArray:
-    """Gain of the outer and middle ear in dB at frequencies in Hz, all above 0."""
+    """Gain of the outer and middle ear in dB at positive frequencies in Hz."""
     f = frequency / 1000
     return -2.184 * f**-0.8 + 6.5 * np.exp(-0.6 * (f - 3.3) ** 2) - 0.001 * f**3.6
 
@@ -54,7 +54,7 @@ def power_spectrum(frames: FloatArray) -> FloatArray:
 
 
 def excitation_and_noise(power: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Excitation by two signals before it is smeared in time, and the noise that is one's error.
+    """Excitation by two signals, not yet smeared in time, and the noise: the error of the estimate.
 
     Args:
         power: spectra of reference and estimate, `[2, frame, 1025]`.
@@ -72,10 +72,10 @@ def spread(energy: FloatArray) -> FloatArray:
     """Spread the energy of every band over the others, BS.1387-1 annex 2, section 2.1.7.
 
     The energy of a band at f Hz and L dB falls by 27 dB per Bark downwards and by 24 + 230 / f - 0.2 L dB
-    upwards. What comes together adds up as powers of 0.4; equal energies of 1 remain 1.
+    upwards. Contributions to a band add up as powers of 0.4; equal energies of 1 remain 1.
 
     Args:
-        energy: `[..., 109, frame]`, above 0.
+        energy: `[..., 109, frame]`, positive.
 
     Returns:
         The same shape.
@@ -131,7 +131,7 @@ def smooth(pattern: FloatArray, seconds: float) -> FloatArray:
 
     Args:
         pattern: `[..., 109, frame]`.
-        seconds: time constant at 100 Hz; towards higher frequencies it falls to 8 ms.
+        seconds: time constant at 100 Hz; it falls to 8 ms towards higher frequencies.
 
     Returns:
         The same shape.
@@ -149,13 +149,13 @@ def smear(excitation: FloatArray) -> FloatArray:
 
 
 def adapt(smeared: FloatArray) -> FloatArray:
-    """Take differences of level and of slowly changing spectral shape out of two patterns, section 3.1.
+    """Remove differences of level and of slowly changing spectral shape from two patterns, section 3.1.
 
     Args:
         smeared: reference and estimate, `[2, 109, frame]`.
 
     Returns:
-        The same shape; always the stronger one of the two is lowered.
+        The same shape; the stronger of the two is lowered.
     """
     reference, estimate = smooth(smeared, _ADAPTATION_SECONDS)
     correction = (np.sum(np.sqrt(reference * estimate), axis=0) / np.sum(estimate, axis=0)) ** 2

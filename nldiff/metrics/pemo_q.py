@@ -15,15 +15,15 @@ The model, with its documented constants:
 5. Eight modulation filters at 0, 5, 10, 16.7, 27.8, 46.3, 77.2 and 129 Hz with bandwidths of 5 Hz up to 10 Hz and
    half the centre frequency above; above 10 Hz their envelope. This is the internal representation, at 800 Hz.
 6. Assimilation: where the estimate's representation is the smaller by magnitude, it is moved towards the
-   reference's, since missing parts disturb less than added ones.
+   reference's, because missing parts disturb less than added ones.
 7. PSM: the linear correlation of the two representations for each modulation filter, weighted by the energy of the
    estimate's. PSM_t: the same for frames of 10 ms, and of these values the 5 % quantile weighted by activity, the
    mean of the estimate's representation over bands and filters.
 8. ODG: a fixed function of PSM_t.
 
-Chosen here: the adaptation loops run at a quarter of 44.1 kHz, a quarter of the work, which changes the 70 grades
-below by 0.004 (root mean square) and at most 0.022. Fitted to those grades: `ASSIMILATION` (documented: 0.5) and
-`ACTIVITY_WINDOW`, the smoothing of the activity.
+A choice of this program: the adaptation loops run at a quarter of 44.1 kHz, with a quarter of the work. This changes
+the 70 grades below by 0.004 (root mean square) and at most 0.022. Fitted to those grades: `ASSIMILATION` (documented:
+0.5) and `ACTIVITY_WINDOW`, the smoothing of the activity.
 
 Agreement: for the ten hard-clipped excerpts of Záviška, Rajmic, Ozerov and Rencker, "A Survey and an Extensive
 Evaluation of Popular Audio Declipping Methods", 2021, at seven input SDRs each, the grades differ from the published
@@ -64,7 +64,7 @@ QUANTILE = 0.05
 
 @dataclass(frozen=True)
 class PemoQ:
-    """What PEMO-Q says of an estimate.
+    """Result of `pemo_q`.
 
     Attributes:
         psm: perceptual similarity measure of the whole signals, -1 to 1 (equal).
@@ -81,12 +81,12 @@ def pemo_q(reference: Signal, estimate: Signal, sample_rate: int) -> PemoQ:
     """Compare two signals with PEMO-Q (see the module for the model and its agreement with published grades).
 
     The absolute level matters, since it decides what is audible: a full-scale amplitude of 1 means 100 dB SPL.
-    Takes about 30 MB of memory and, on one core, a third of a second for each second.
+    A second of audio takes about 30 MB of memory and a third of a second on one core.
 
     Args:
         reference: clean signal, `[time]`, tensor or array, full scale -1 to 1.
         estimate: same shape; its level does not matter.
-        sample_rate: Hz; other rates than 44.1 kHz are resampled.
+        sample_rate: Hz; signals at other rates than 44.1 kHz are resampled.
 
     Raises:
         NldiffError: shapes differ or are not `[time]`, a value is not finite, one of the signals is silent
@@ -216,9 +216,9 @@ def similarity(x: FloatArray, y: FloatArray) -> FloatArray:
         y: same shape.
 
     Returns:
-        `[...]`, -1 to 1. Values without any variation count as 1 where x equals y, else as 0.
+        `[...]`, -1 to 1. Values without variation count as 1 where x equals y, otherwise as 0.
     """
-    # The smallest number keeps the weights of a silent frame usable.
+    # The smallest number avoids 0/0 in silent frames.
     weights = np.sum(y**2, axis=-1) + np.finfo(np.float64).tiny
     equal = np.all(x == y, axis=-1)
     x = x - x.mean(axis=-1, keepdims=True)
@@ -229,7 +229,7 @@ def similarity(x: FloatArray, y: FloatArray) -> FloatArray:
 
 
 def similarity_quantile(x: FloatArray, y: FloatArray) -> float:
-    """PSM_t of two internal representations, `[filters, bands, time]`: 5 % of the activity is in worse frames."""
+    """PSM_t of two internal representations, `[filters, bands, time]`: frames with 5 % of the activity are worse."""
     frames = x.shape[-1] // FRAME
 
     def split(z: FloatArray) -> FloatArray:

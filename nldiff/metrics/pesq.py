@@ -12,16 +12,16 @@ def pesq(
 ) -> FloatArray:
     """PESQ as a mean opinion score (MOS-LQO): ITU-T P.862.2 wide band, or P.862.1 narrow band.
 
-    Made for speech of 8 to 30 s. Narrow and wide band are different scales: never compare them with each other.
+    PESQ is made for speech of 8 to 30 s. Narrow and wide band are different scales: never compare them.
 
     Args:
         reference: clean speech, `[..., time]`, tensor or array.
         estimate: same shape.
         sample_rate: in Hz; rates other than 8 and 16 kHz are resampled to 16 kHz.
-        band: None takes narrow band at 8 kHz and wide band otherwise; wide band at 8 kHz resamples too.
+        band: None takes narrow band at 8 kHz and wide band otherwise; wide band resamples signals at 8 kHz.
 
     Returns:
-        `[...]` (a numpy scalar for `[time]`), 0.999 to 4.5486 (narrow) or 4.6439 (wide), which is for equal signals.
+        `[...]` (a numpy scalar for `[time]`), 0.999 to 4.5486 (narrow) or 4.6439 (wide), the value of equal signals.
 
     Raises:
         NldiffError: pesq is missing, shapes differ, a value is not finite, a reference is silent, or PESQ finds

@@ -16,7 +16,7 @@ LEVEL_RANGE = 60.0  # dB
 # 40 equal steps on the scale of equivalent rectangular bandwidths from 50 Hz up to, and without, 22.05 kHz.
 CENTRES = erb_frequency(np.linspace(erb_number(50.0), erb_number(22050.0), 41)[:-1])
 
-_SILENCE = 1e-20  # mean square per sample: -200 dB, above what rounding in the filters leaves of silence
+_SILENCE = 1e-20  # mean square per sample: -200 dB, above the rounding errors of the filters
 
 # Transmission of the outer ear in a free field and attenuation of the middle ear, ANSI S3.4-2007: Hz, dB, dB.
 _EAR = np.array(
@@ -70,22 +70,22 @@ def r_nonlin(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArra
     Both signals pass a filter of the outer and middle ear and 40 gammatone filters. In each frame of 30 ms and
     each band the largest value, for lags of up to 10 ms, of the normalised cross-correlation is taken; then the
     mean over the bands whose level in the estimate is within 60 dB of the frame's strongest band, then the mean
-    over frames. Levels, delays below 10 ms and, nearly, linear filters do not matter.
+    over frames. The value does not depend on levels and delays below 10 ms, and hardly on linear filters.
 
-    The range of 60 dB is fitted (from 55 dB up to no limit at all, any value does nearly as well), and so is that
-    levels are those of the estimate. For the ten hard-clipped excerpts of Záviška, Rajmic, Ozerov and Rencker, "A
+    Fitted are the range of 60 dB (any range above 55 dB gives nearly the same agreement) and the choice of the
+    estimate's levels. For the ten hard-clipped excerpts of Záviška, Rajmic, Ozerov and Rencker, "A
     Survey and an Extensive Evaluation of Popular Audio Declipping Methods", 2021, at seven input SDRs each, the
-    values differ from the published ones by 0.006 (root mean square) and at most 0.015, but for the glockenspiel:
-    there they are higher by 0.02 (input SDR 1 dB) to 0.16 (20 dB), for a reason not found.
+    values differ from the published ones by 0.006 (root mean square) and at most 0.015, except for the glockenspiel:
+    there they are higher by 0.02 (input SDR 1 dB) to 0.16 (20 dB), for an unknown reason.
 
     Args:
         reference: clean signal, `[..., time]`, tensor or array.
         estimate: distorted or restored signal, same shape.
-        sample_rate: Hz. Bands above half of it are left out; otherwise it hardly matters.
+        sample_rate: Hz. Bands above half of it are left out; otherwise the value hardly depends on it.
 
     Returns:
         `[...]` (a numpy scalar for `[time]`), in practice 0 to 1; 1 where both are equal. A band or frame in
-        which one of the two alone is silent counts as 0.
+        which only one of the two is silent counts as 0.
 
     Raises:
         NldiffError: shapes differ, a value is not finite, or the signals are shorter than one frame.
@@ -141,5 +141,5 @@ def band_correlation(x: FloatArray, y: FloatArray, sample_rate: int) -> tuple[Fl
     silent = energy <= _SILENCE * length
     audible = ~silent.any(axis=0)
     normalised = largest / np.sqrt(np.where(audible, energy[0] * energy[1], 1))
-    # Rounded so that equal signals give exactly 1 in spite of the transforms.
+    # Rounding makes equal signals give exactly 1 in spite of the transforms.
     return np.where(audible, np.round(normalised, 12), silent.all(axis=0)), energy[1]

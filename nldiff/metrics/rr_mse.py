@@ -1,4 +1,4 @@
-"""Ramp-response error: how far an estimated transfer curve is from the true one."""
+"""Ramp-response error: distance of an estimated transfer curve from the true one."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -28,11 +28,11 @@ def rr_mse(
     g = -1 (see `input_gain`).
 
     Args:
-        curve_true: f. Called with a float32 CPU tensor `[points]`; returns a tensor or array `[points]`.
+        curve_true: f, called with a float32 CPU tensor `[points]`; returns a tensor or array `[points]`.
         curve_estimate: f_hat, called in the same way.
         sigma: standard deviation of clean audio, linear.
         points: number of points of the ramp.
-        fit_scale: also fit the scale of the input, |g| in 1/2 to 2.
+        fit_scale: fit the scale of the input as well, |g| in 1/2 to 2.
 
     Returns:
         `10 log10` of the error (dB relative to full scale squared); minus infinity for equal curves.
@@ -56,14 +56,14 @@ def input_gain(
 
     A blind method knows y but neither sign nor scale of x: with x_hat = g x, `f_hat(x_hat) = y = f(x)` holds
     exactly for `f_hat(g r) = f(r)`. So the ambiguity lies in the argument: -f_hat(r) equals f_hat(-r) for odd
-    curves alone, and for a half-wave rectifier it would be a wrong answer, since the output is observed.
+    curves only, and would be wrong for a half-wave rectifier, since the output is observed.
 
     Args:
         curve_true: f, as in `rr_mse`.
         curve_estimate: f_hat, as in `rr_mse`.
         sigma: the ramp runs from -3 sigma to 3 sigma.
         points: number of points of the ramp.
-        fit_scale: search |g| in 1/2 to 2 too (f_hat is then evaluated up to 6 sigma); else |g| = 1.
+        fit_scale: search |g| in 1/2 to 2 (f_hat is then evaluated up to 6 sigma); otherwise |g| = 1.
 
     Returns:
         g and the mean squared error at g; the error with `fit_scale` is never above the one without.
@@ -80,8 +80,7 @@ def input_gain(
 
     candidates = [(error(0.0, sign), sign) for sign in (1.0, -1.0)]
     if fit_scale:
-        # The error may have several minima over the scale: a grid finds the right one, a bounded search its
-        # bottom.
+        # The error may have several minima over the scale: a grid finds the right one, a bounded search its bottom.
         logs, step = np.linspace(-np.log(_MAX_SCALE), np.log(_MAX_SCALE), 41, retstep=True)
         for sign in (1.0, -1.0):
             lowest, centre = min((error(log, sign), log) for log in logs)

@@ -35,16 +35,16 @@ def sdr(reference: Signal, estimate: Signal) -> FloatArray:
 def si_sdr(reference: Signal, estimate: Signal) -> FloatArray:
     """Scale-invariant SDR (Le Roux et al., "SDR - half-baked or well done?", 2019); no mean is removed.
 
-    With `a = <y, x> / <x, x>`: `20 log10(|a x| / |a x - y|)`. A change of level or sign of the estimate does
-    not matter.
+    With `a = <y, x> / <x, x>`: `20 log10(|a x| / |a x - y|)`. The value does not depend on level and sign
+    of the estimate.
 
     Args:
         reference: x, `[..., time]`, tensor or array.
         estimate: y, same shape.
 
     Returns:
-        dB, `[...]` (a numpy scalar for `[time]`); infinite where y is a multiple of x, minus infinite where
-        nothing of x is in y, silence included.
+        dB, `[...]` (a numpy scalar for `[time]`); infinite where y is a multiple of x, minus
+        infinite where y is orthogonal to x or silent.
 
     Raises:
         NldiffError: shapes differ, a value is not finite, or a reference is silent.
@@ -56,18 +56,19 @@ def si_sdr(reference: Signal, estimate: Signal) -> FloatArray:
 
 
 def bss_sdr(reference: Signal, estimate: Signal, taps: int = 512) -> FloatArray:
-    """SDR of BSSEval (Vincent et al. 2006): whatever a short FIR filter of the reference explains is signal.
+    """SDR of BSSEval (Vincent et al. 2006): the part explained by a short FIR filter of the reference is signal.
 
     With s the orthogonal projection of y on x and its delays by 1 to taps - 1 samples: `20 log10(|s| / |y - s|)`.
-    Never below `si_sdr` (one tap), and blind to equalisation and to small delays: not the ratio of `sdr`.
+    Never below `si_sdr` (one tap). Unlike `sdr` it ignores equalisation and small delays.
 
     Args:
         reference: x, `[..., time]`, tensor or array.
         estimate: y, same shape.
-        taps: length of the filter; 512 is BSSEval's.
+        taps: length of the filter; BSSEval takes 512.
 
     Returns:
-        dB, `[...]` (a numpy scalar for `[time]`); where a filter explains y fully, what rounding leaves: over 150.
+        dB, `[...]` (a numpy scalar for `[time]`); over 150, limited by rounding, where a
+        filter explains y fully.
 
     Raises:
         NldiffError: shapes differ, a value is not finite, or a reference is silent.
@@ -80,7 +81,7 @@ def bss_sdr(reference: Signal, estimate: Signal, taps: int = 512) -> FloatArray:
     autocorrelation = irfft(np.abs(spectrum_x) ** 2, n_fft)
     correlation = irfft(spectrum_x.conj() * spectrum_y, n_fft)[..., :taps]
     lags = np.abs(np.subtract.outer(np.arange(taps), np.arange(taps)))
-    # Few tones span fewer dimensions than there are taps, hence the pseudo-inverse.
+    # The autocorrelation of a few tones is singular, hence the pseudo-inverse.
     inverse = np.linalg.pinv(autocorrelation[..., lags], rtol=taps * np.finfo(np.float64).eps, hermitian=True)
     h = (inverse @ correlation[..., None])[..., 0]
     s = irfft(spectrum_x * rfft(h, n_fft), n_fft)[..., :length]
@@ -112,15 +113,15 @@ def delta_sdr(reference: Signal, observed: Signal, estimate: Signal) -> FloatArr
 def delta_sdr_clipped(
     reference: Signal, observed: Signal, estimate: Signal, clipped: Signal | NDArray[np.bool_] | float
 ) -> FloatArray:
-    """`delta_sdr` over the clipped samples alone; equal to it for methods that keep all other samples.
+    """`delta_sdr` over the clipped samples only; the two are equal for methods that keep all other samples.
 
     Args:
         reference: clean signal x, `[..., time]`, tensor or array.
         observed: the clipped signal, same shape.
         estimate: the restored signal, same shape.
         clipped: boolean mask of that shape, true at clipped samples, or the clipping threshold, linear: then
-            samples at or above it by magnitude are clipped (or below by up to half a step of 16 bit, so that a
-            threshold still finds its samples in a rounded file).
+            samples of at least this magnitude are clipped (less half a step of 16 bit, so that a threshold finds
+            its samples in a rounded file).
 
     Returns:
         dB, `[...]` (a numpy scalar for `[time]`).
@@ -140,14 +141,14 @@ def delta_sdr_clipped(
 
 
 def as_float64(values: Signal | NDArray[np.bool_] | Sequence[float] | float) -> FloatArray:
-    """Turn a tensor (any device, with or without gradient), an array, a list or a number into a float64 array."""
+    """Convert a tensor (any device, with or without gradient), an array, a list or a number to a float64 array."""
     if isinstance(values, torch.Tensor):
         return values.detach().to("cpu", torch.float64).numpy()
     return np.asarray(values, dtype=np.float64)
 
 
 def as_float64_signal(signal: Signal, name: str = "estimate") -> FloatArray:
-    """Turn a signal `[..., time]`, called `name` in messages, into a float64 array of finite samples.
+    """Convert a signal `[..., time]`, called `name` in messages, to a float64 array of finite samples.
 
     Raises:
         NldiffError: there are no samples, or a value is not finite.
@@ -161,7 +162,7 @@ def as_float64_signal(signal: Signal, name: str = "estimate") -> FloatArray:
 
 
 def as_float64_pair(reference: Signal, estimate: Signal) -> tuple[FloatArray, FloatArray]:
-    """Turn two signals `[..., time]` into float64 arrays and make sure that they can be compared.
+    """Convert two signals `[..., time]` to float64 arrays of finite samples of one shape.
 
     Raises:
         NldiffError: shapes differ, there are no samples, or a value is not finite.
@@ -173,16 +174,16 @@ def as_float64_pair(reference: Signal, estimate: Signal) -> tuple[FloatArray, Fl
 
 
 def refuse_silence(reference: FloatArray) -> None:
-    """Make sure that no reference `[..., time]` is all zeros.
+    """Validate that no reference `[..., time]` is all zeros.
 
     Raises:
-        NldiffError: one is.
+        NldiffError: a reference is.
     """
     if not np.any(reference, axis=-1).all():
         raise NldiffError("reference is silent: nothing can be compared with it")
 
 
 def _decibels(signal: FloatArray, distortion: FloatArray) -> FloatArray:
-    """Power ratio in dB, where 0/0 (a silent estimate under SI-SDR) counts as no signal at all."""
+    """Power ratio in dB; 0/0 (a silent estimate under SI-SDR) gives minus infinity."""
     with np.errstate(divide="ignore"):
         return 10 * (np.log10(signal) - np.where(signal > 0, np.log10(distortion), 0.0))

@@ -17,7 +17,7 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with the bounds of its confidence interval; NaN where there are too few values."""
+    """A statistic with the bounds of its confidence interval; NaN for too few values."""
 
     estimate: float
     low: float
@@ -26,11 +26,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class Paired:
-    """How one method differs from another on the same clips.
+    """Paired comparison of two methods on the same clips.
 
     Attributes:
-        difference: median of the differences.
-        p_value: of the two-sided Wilcoxon signed-rank test; 1 if there are only differences of 0, NaN without any.
+        difference: median of the differences, with its interval.
+        p_value: p-value of the two-sided Wilcoxon signed-rank test; 1 if all differences are 0, NaN without clips.
         pairs: number of clips.
     """
 
@@ -45,11 +45,11 @@ def bootstrap(values: Values, statistic: Statistic = "median", confidence: float
     Args:
         values: independent scores `[n]`; all finite.
         statistic: "mean" or "median".
-        confidence: probability of the interval.
-        seed: of the resampling: equal values give equal intervals.
+        confidence: coverage of the interval, 0 to 1.
+        seed: seed of the resampling; equal values give equal intervals.
 
     Returns:
-        The interval; its bounds are NaN for one value, all of it for none.
+        The interval; for one value its bounds are NaN, for none the estimate as well.
     """
     scores = np.asarray(values, dtype=np.float64)
     if len(scores) == 0:
@@ -58,7 +58,7 @@ def bootstrap(values: Values, statistic: Statistic = "median", confidence: float
     estimate = float(reduce(scores))
     if len(scores) == 1:
         return Interval(estimate, math.nan, math.nan)
-    # in pieces, so that thousands of values do not fill the memory
+    # In pieces: the resamples of thousands of values at once would fill the memory.
     random = np.random.default_rng(seed)
     pieces = np.array_split(np.arange(_RESAMPLES), max(1, _RESAMPLES * len(scores) // 2**22))
     resampled = [reduce(random.choice(scores, (len(piece), len(scores))), axis=1) for piece in pieces]
@@ -71,8 +71,8 @@ def compare(a: Values, b: Values, seed: int = 0) -> Paired:
 
     Args:
         a: scores of one method, `[clips]`, finite.
-        b: scores of the other one on the same clips, in the same order.
-        seed: of the bootstrap.
+        b: scores of the other method on the same clips, in the same order.
+        seed: seed of the bootstrap.
     """
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if len(differences) == 0:

@@ -17,7 +17,7 @@ def stoi(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArray:
     Args:
         reference: clean speech, `[..., time]`, tensor or array.
         estimate: same shape.
-        sample_rate: in Hz; pystoi resamples to 10 kHz itself.
+        sample_rate: in Hz; pystoi resamples to 10 kHz.
 
     Returns:
         `[...]` (a numpy scalar for `[time]`), -1 to 1, in practice 0 to 1; 1 where both are equal.
@@ -30,7 +30,7 @@ def stoi(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArray:
 
 
 def estoi(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArray:
-    """Extended STOI (Jensen and Taal 2016): bands are compared jointly, so that modulated noise counts too.
+    """Extended STOI (Jensen and Taal 2016): bands are compared jointly, so that modulated noise counts as well.
 
     Args, Returns, Raises: as `stoi`.
     """
@@ -58,7 +58,7 @@ def _stoi(reference: Signal, estimate: Signal, sample_rate: int, extended: bool)
 
 @contextmanager
 def _fixed_seed() -> Iterator[None]:
-    """Make ESTOI repeatable: pystoi adds a trace of numpy's global noise, all that is left of a silent estimate."""
+    """Make ESTOI repeatable: pystoi adds faint noise from numpy's global generator, which decides silent estimates."""
     state = np.random.get_state()
     np.random.seed(0)
     try:

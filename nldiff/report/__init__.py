@@ -1,4 +1,8 @@
-"""The listening page: a static folder that shows and plays a run of `nldiff evaluate` in any browser."""
+"""The listening page: a static folder that shows and plays a run of `nldiff evaluate` in any browser.
+
+May import `errors`, `version`, `writing`, `sound`, `metrics` and `figures`. It reads the run's folder only, and knows
+nothing of models, methods and of how experiments run.
+"""
 
 import shutil
 import tempfile
@@ -38,14 +42,14 @@ __all__ = ["build_report"]
 _NAMES = {OBSERVED: "distorted", CLEAN: "target"}
 _MARK = '<meta name="generator" content="nldiff'
 _FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
-# Differences of loudness that nobody hears are not worth a note.
+# Smaller differences of loudness are inaudible and get no note.
 _TOLERANCE_LU = 0.1
 _PICTURE_DPI = 100
 
 
 @dataclass(frozen=True)
 class Player:
-    """One method of one example: what it plays and its notes, one for each setting of the task."""
+    """One method of one example: its audio files and notes, one for each setting."""
 
     name: str
     sources: list[str | None]
@@ -54,7 +58,7 @@ class Player:
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one example: its label and, for each player, a text for each setting."""
+    """One metric of one example: its label and, for each player, one text for each setting."""
 
     label: str
     values: list[list[str]]
@@ -62,7 +66,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip: players, scores and, by title, pictures for each setting."""
+    """One clip: players, scores and, by title, one picture for each setting."""
 
     name: str
     players: list[Player]
@@ -71,8 +75,8 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Task:
-    """One family of distortions, the settings to choose from and the one chosen at first."""
+class Section:
+    """One family of distortions: its examples, the settings to choose from and the one shown first."""
 
     name: str
     anchor: str
@@ -86,22 +90,22 @@ class Task:
 def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) -> Path:
     """Build the listening page of a run.
 
-    For each task: examples in rows, methods in columns with a player and all scores, a selector of the level, pictures
-    of curves and spectrograms, and the run's own figures where they are drawn. Nothing is loaded from a network.
-    Audio is copied as FLAC of 16 bits, levelled by `nldiff.metrics.loudness.normalise_loudness`; a copy that its peaks
-    keep quieter than `lufs` says so.
+    For each family of distortions: examples in rows, methods in columns with a player and all scores, a selector of the
+    level, pictures of curves and spectrograms, and the run's own figures if they were drawn. The page loads nothing
+    from a network. Audio is copied as FLAC of 16 bits, levelled by `nldiff.metrics.loudness.normalise_loudness`; a
+    note marks copies that stay quieter than `lufs` because of their peaks.
 
     Args:
         run_dir: folder written by `nldiff evaluate` with `save_audio: true`.
-        out: folder of the page; replaced if it holds an earlier one, else it must be new or empty. RUN_DIR/report
-            by default.
+        out: folder of the page, RUN_DIR/report by default; a folder with an earlier page is replaced, any other must
+            be new or empty.
         lufs: loudness of all players, ITU-R BS.1770-4.
 
     Returns:
         Path of index.html.
 
     Raises:
-        NldiffError: jinja2 is missing, the run has no audio or a file of it cannot be used, `lufs` is not in -70 to 0,
+        NldiffError: jinja2 is missing, the run has no audio or a file of it cannot be read, `lufs` is not in -70 to 0,
             or `out` holds something else or cannot be written.
     """
     jinja2 = import_package("jinja2", "report")
@@ -122,13 +126,15 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            # Beside the page, so that it is swapped in complete or not at all.
+            # In the same folder as the page, so that the page is replaced completely or not at all.
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-")))
             page = scratch / "page"
             page.mkdir()
-            tasks = [_task(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
+            sections = [
+                _section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)
+            ]
             text = environment.get_template("page.html").render(
-                title=run_dir.resolve().name, tasks=tasks, lufs=_number(lufs, 0), version=__version__
+                title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
             )
             (page / "index.html").write_text(text, encoding="utf-8")
             for name in ("page.css", "page.js"):
@@ -143,7 +149,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
 
 
 def _check_replaceable(out: Path) -> None:
-    """Refuse to replace what is not a listening page."""
+    """Refuse to replace a folder that is not a listening page."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -154,12 +160,12 @@ def _check_replaceable(out: Path) -> None:
         raise NldiffError(f"{out} holds something else than a listening page: name an empty or a new folder")
 
 
-def _task(run_dir: Path, page: Path, task: str, cells: Sequence[Cell], lufs: float) -> Task:
-    """Write the files of a task and say what is where."""
+def _section(run_dir: Path, page: Path, task: str, cells: Sequence[Cell], lufs: float) -> Section:
+    """Write the files of a family of distortions and describe them."""
     looks = looks_of(cell.method for cell in cells)
     cells = [cell for cell in cells if cell.task == task]
     distortions = {cell.distortion: cell for cell in cells}
-    # Two distortions of one level are told apart by their text.
+    # Distortions of equal level are named by their text.
     names = [setting_name(cell) for cell in distortions.values()]
     if len(set(names)) < len(names):
         names = list(distortions)
@@ -182,7 +188,7 @@ def _task(run_dir: Path, page: Path, task: str, cells: Sequence[Cell], lufs: flo
             shutil.copyfile(drawn, page / "figures" / drawn.name)
             figures[title] = quote(f"figures/{drawn.name}")
     selector = level_name[:1].upper() + level_name[1:] or "Distortion"
-    return Task(task, slug(task), selector, settings, len(settings) // 2, examples, figures)
+    return Section(task, slug(task), selector, settings, len(settings) // 2, examples, figures)
 
 
 def _example(
@@ -222,7 +228,7 @@ def _example(
 def _copies(
     run_dir: Path, page: Path, cells: Sequence[Cell], tracks: Iterable[str], lufs: float
 ) -> dict[str, tuple[str, str]]:
-    """Levelled copies of a distorted clip: track to its address and, where it is quieter than asked, a note."""
+    """Levelled copies of a distorted clip: track to its address and a note, empty unless it is quieter than `lufs`."""
     copies = {}
     folder = Path("audio") / cells[0].group if cells else Path()
     for track in tracks if cells else ():
@@ -241,7 +247,7 @@ def _copies(
 
 
 def _pictures(run_dir: Path, page: Path, cells: Sequence[Cell], looks: dict[str, Look]) -> dict[str, str]:
-    """Draw curves and spectrograms of a distorted clip: title to address."""
+    """Draw curves and spectrograms of a distorted clip: picture's title to its address."""
     if not cells:
         return {}
     group, pictures = cells[0].group, {}

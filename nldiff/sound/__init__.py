@@ -1,7 +1,7 @@
-"""Sound: audio files, recordings that are read piecewise, chunks, sampling rates, levels.
+"""Sound: audio files, recordings that are read piece by piece, chunks, sampling rates, levels, histograms.
 
 Audio is a float32 numpy array `[channels, time]`, nominal range -1 to 1 (float files may exceed it). May import
-`errors` and `writing`; knows nothing of operators, priors and methods.
+`errors` and `writing`, and knows nothing of operators, priors and methods.
 """
 
 from nldiff.sound.files import (

@@ -1,4 +1,4 @@
-"""How a recording is cut into overlapping chunks, and how they are joined again."""
+"""Overlapping chunks of a recording: where they start, and how they are joined again."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ from nldiff.sound.recording import Recording
 
 
 def chunk_starts(recording: Recording, chunk_seconds: float, overlap_seconds: float) -> tuple[list[int], int]:
-    """Start of every chunk and their common length, in frames of the recording; equally spaced, overlapping."""
+    """Starts of equally spaced, overlapping chunks, and their common length, in frames of the recording."""
     length = round(chunk_seconds * recording.sample_rate)
     overlap = round(overlap_seconds * recording.sample_rate)
     if recording.frames <= length:
@@ -18,9 +18,9 @@ def chunk_starts(recording: Recording, chunk_seconds: float, overlap_seconds: fl
 
 
 def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-    """`chunk` [channels, n], its beginning faded in over the `tail` [channels, m], m <= n, of the one before it.
+    """Fade `chunk` [channels, n] in over the `tail` [channels, m], m <= n, of the chunk before it.
 
-    Linear, since both estimate the same signal: where they agree, the result is exactly what they agree on.
+    The fade is linear because both estimate the same signal: where they agree, they are kept exactly.
     """
     m = tail.shape[1]
     weight = ((np.arange(m) + 0.5) / max(m, 1)).astype(np.float32)
@@ -29,7 +29,7 @@ def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:
 
 
 def joined(chunks: Iterable[np.ndarray], starts: list[int], frames: int) -> Iterator[np.ndarray]:
-    """Consecutive blocks [channels, n], `frames` in all, from overlapping `chunks` that begin at `starts`."""
+    """Join overlapping `chunks` that begin at `starts`: yields consecutive blocks [channels, n] of `frames` in all."""
     tail = None
     for chunk, start, end in zip(chunks, starts, [*starts[1:], frames], strict=True):
         piece = chunk if tail is None else cross_fade(tail, chunk)

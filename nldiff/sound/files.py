@@ -1,7 +1,7 @@
 """Audio files: find, check, read and write.
 
 Audio is a float32 numpy array `[channels, time]`, nominal range -1 to 1 (float files may exceed it).
-Every problem with a file is an `NldiffError` of one line that begins with the file's path.
+Every problem with a file raises an `NldiffError` of one line that begins with the file's path.
 """
 
 import os
@@ -25,15 +25,15 @@ MIN_SECONDS = 0.1
 SILENCE_PEAK = 1e-6  # -120 dBFS
 _BLOCK_FRAMES = 1 << 18
 
-# libsndfile silently shortens a WAV, AIFF, AU, W64 or RF64 file that is cut off and only notes the two
-# sizes in its log. Writers to a pipe, which cannot know the size, leave a placeholder of about 2 or 4 GiB.
+# libsndfile silently shortens a WAV, AIFF, AU, W64 or RF64 file that is cut off, and only writes both sizes to its
+# log. Programs that write to a pipe do not know the size and leave a placeholder of about 2 or 4 GiB.
 _SIZE_NOTE = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.M)
 _SIZE_PLACEHOLDER = 0x7FFFF000
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says: rate in Hz, number of channels, number of frames (samples per channel)."""
+    """Contents of a file's header: rate in Hz, number of channels, number of frames (samples per channel)."""
 
     path: Path
     sample_rate: int
@@ -43,7 +43,7 @@ class AudioInfo:
 
 @dataclass(frozen=True)
 class ObservationStats:
-    """Levels of a whole file, over all samples of all channels; amplitudes are linear (1 = full scale)."""
+    """Levels of a whole recording, over all samples of all channels; amplitudes are linear (1 = full scale)."""
 
     rms: float
     peak: float
@@ -88,9 +88,9 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Read a file's header and make sure that its last sample can be read.
+    """Read a file's header and validate that its last sample can be read.
 
-    A cut-off file is noticed where its format tells the length in advance (not so in Ogg).
+    A cut-off file is noticed if its format states the length in the header (Ogg does not).
 
     Raises:
         NldiffError: the file is missing, a folder, empty, unreadable, not audio, truncated or has no samples.
@@ -136,13 +136,13 @@ def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[NDArray[np
 
 
 def check_observation(path: str | Path) -> ObservationStats:
-    """Stream over a whole file and make sure that there is something to restore in it.
+    """Measure the levels of a whole file and validate that it can be restored.
 
-    Memory use does not grow with the file. Sums are taken in float64, so that any float32 level is fine.
+    The file is read in blocks. Sums are taken in float64, so that float32 samples of any level are fine.
 
     Raises:
         NldiffError: as `read`; also for a file that is silent (peak below -120 dBFS), constant, shorter than
-            0.1 s or of more than two channels.
+            0.1 s or has more than two channels.
     """
     with _open(path) as file:
         blocks = (
@@ -164,7 +164,7 @@ def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> 
 
 
 def _stats(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> ObservationStats:
-    """Statistics of a recording that comes in blocks `[channels, n]`; refuses what cannot be restored."""
+    """Levels of a recording in blocks `[channels, n]`; raises for one that cannot be restored."""
     if channels > 2:
         raise NldiffError(f"{name} has {channels} channels: mono or stereo expected")
     if frames < MIN_SECONDS * rate:
@@ -190,7 +190,7 @@ def _stats(name: str, channels: int, rate: int, frames: int, blocks: Iterable[ND
 
 
 def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    """Write a float32 WAV file atomically; amplitudes are kept as they are, beyond full scale too.
+    """Write a float32 WAV file atomically; amplitudes are not changed, not even beyond full scale.
 
     Args:
         path: the file; missing folders are created.
@@ -205,13 +205,13 @@ def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) ->
 
 
 def sound_path(path: Path) -> bytes | Path:
-    """A path for soundfile, which by itself cannot encode names that are no UTF-8; elsewhere than on Unix all are."""
+    """Path as soundfile takes it: bytes on Unix, where names need not be UTF-8 and soundfile cannot encode them."""
     return os.fsencode(path) if os.name == "posix" else path
 
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[sf.SoundFile]:
-    """Open for reading with one clear error for everything that a header can tell."""
+    """Open for reading; raises one clear error for every problem that shows in the header."""
     path = Path(path)
     if path.is_dir():
         raise NldiffError(f"{path} is a folder: an audio file is needed")
@@ -236,7 +236,7 @@ def _open(path: str | Path) -> Iterator[sf.SoundFile]:
 
 
 def _read_frames(file: sf.SoundFile, path: str | Path, count: int) -> NDArray[np.float32]:
-    """Read exactly `count` finite frames from the present position as `[channels, count]`."""
+    """Read exactly `count` finite frames from the current position as `[channels, count]`."""
     try:
         block = file.read(count, dtype="float32", always_2d=True)
     except sf.SoundFileError as error:

@@ -2,8 +2,8 @@
 
 A memoryless increasing distortion keeps the order of the samples, so it maps every quantile of the clean signal to the
 same quantile of the observation. If the distribution of clean samples is known roughly (music and speech are close to
-Laplacian), comparing quantiles gives the clean value of every observed one. It is wrong where the distortion is
-not increasing, and right about loudness where sampling from the observation itself would start from flattened peaks.
+Laplacian), comparing quantiles gives the clean value of every observed one. The estimate is wrong where the distortion
+is not increasing. Otherwise its peaks are as loud as clean ones, whereas those of the observation are flattened.
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ def laplace_quantile(p: np.ndarray, rms: float) -> np.ndarray:
 
 
 def histogram_match(observed: np.ndarray, rms: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The increasing map that gives samples like `observed` a Laplace distribution of RMS `rms`.
+    """Find the increasing map that gives `observed` a Laplace distribution of RMS `rms`.
 
-    Equal samples, such as those at a clipping level, share the middle of the quantiles that they cover.
+    Equal samples, such as those at a clipping level, are mapped to the middle of the quantiles that they cover.
 
     Args:
         observed: samples of the distorted signal, any shape, at least two different values.
         rms: RMS of the clean signal, linear.
 
     Returns:
-        A function of samples of the observation, any shape; float32.
+        A function from samples of the observation, any shape, to float32 samples of the estimate.
     """
     values, counts = np.unique(observed, return_counts=True)
     middle = (np.cumsum(counts) - counts / 2) / observed.size

@@ -10,11 +10,11 @@ def rms(audio: NDArray[np.float32]) -> float:
 
 
 def match_level(level: float, peak: float, reference: float, ceiling: float = 0.999) -> float:
-    """Find the gain for listening at equal level; level means RMS here, not a loudness model.
+    """Gain that brings a signal to the RMS of a reference, without exceeding a ceiling.
 
     Args:
         level: RMS of the signal, linear.
-        peak: its largest absolute sample, linear.
+        peak: largest absolute sample of the signal, linear.
         reference: RMS to reach, linear.
         ceiling: largest absolute sample allowed after the gain, linear.
 

@@ -1,4 +1,4 @@
-"""A recording that is read piecewise, and how it is cut into overlapping chunks and joined again."""
+"""A recording that is read piece by piece, from memory or from a file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ _BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class Recording:
-    """A distorted recording that can be read piecewise.
+    """A distorted recording that can be read piece by piece.
 
     Attributes:
-        name: what messages call it.
-        sample_rate: Hz.
-        channels, frames: size.
-        read: (start, frames) -> float32 [channels, frames].
+        name: its name in messages.
+        sample_rate: the recording's rate in Hz.
+        channels, frames: number of channels and of samples per channel.
+        read: called with (start, frames), returns float32 [channels, frames].
     """
 
     name: str
@@ -33,7 +33,7 @@ class Recording:
         """Wrap `samples` [channels, time].
 
         Raises:
-            NldiffError: nothing in it could be restored, see `audio.check_samples`.
+            NldiffError: the samples cannot be restored, see `nldiff.sound.check_samples`.
         """
         sound.check_samples(samples, sample_rate, name)
         channels, frames = samples.shape
@@ -44,7 +44,7 @@ class Recording:
         """Wrap an audio file.
 
         Raises:
-            NldiffError: the file cannot be read or nothing in it could be restored.
+            NldiffError: the file cannot be read or restored, see `nldiff.sound.check_observation`.
         """
         stats = sound.check_observation(path)
         return cls(
@@ -56,6 +56,6 @@ class Recording:
         )
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """(start, frames) of consecutive pieces that fit in memory and cover everything."""
+        """(start, frames) of consecutive pieces that fit in memory and cover the recording."""
         for start in range(0, self.frames, _BLOCK):
             yield start, min(_BLOCK, self.frames - start)

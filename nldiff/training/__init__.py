@@ -1,4 +1,5 @@
-"""Training: the loop, its data, and what is particular to priors and to comparison networks.
+"""Training: the loop, its files, processes and data; the losses of priors and of comparison networks.
 
-May import everything that is trained; knows nothing of inference.
+May import the packages of what is trained (`networks`, `priors`, `baselines`), `operators`, `metrics` and `sound`, and
+knows nothing of sampling and restoration.
 """

@@ -19,7 +19,7 @@ from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import sdr, si_sdr
 from nldiff.operators import Recipe, parse_operator
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import Job, Key, LoopConfig, StepReport, compute_dtype, run
+from nldiff.training.loop import Key, LoopConfig, StepReport, Training, compute_dtype, run
 from nldiff.version import __version__
 
 # Energy that keeps the logarithm finite; a crop at level 0.06 has 0.0036 a sample.
@@ -31,8 +31,8 @@ _WEIGHTS_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 class SupervisedConfig(LoopConfig):
     """Everything that defines the training of a comparison network; the fields of `configs/baselines/*.yaml`.
 
-    The defaults that differ from those of `LoopConfig` are eight crops of 2 s at 16 kHz a step, Adam without decay of
-    the weights, and no moving average.
+    Unlike `LoopConfig`, the defaults are eight crops of 2 s at 16 kHz a step, Adam without weight decay, and no moving
+    average.
 
     Attributes:
         level: RMS of the clean audio, before the random level of the augmentation.
@@ -41,8 +41,9 @@ class SupervisedConfig(LoopConfig):
             `nldiff.operators.parse_operator`, `sdr` and `mix` among them. A chain, `hard_clip:sdr=3 > overdrive`, is a
             name too; the parameters are those of its last distortion.
         val_distortions: distortions of the validation, as texts: `hard_clip:sdr=3`.
-        patience: divide the learning rate by 10 after so many validations without a new minimum of the loss; 0: never.
-        stop_patience: end the training after so many validations without a new minimum; 0: at `steps` only.
+        patience: divide the learning rate by 10 after this many validations without a new minimum of the loss; 0:
+            never.
+        stop_patience: end the training after this many validations without a new minimum; 0: only at `steps`.
         input_level: level by which the network's input is divided, see `apply_network`; null: the RMS of every item.
         weights_dtype: type of the numbers in the file: "bfloat16" or "float32".
     """
@@ -110,10 +111,10 @@ def negative_sdr(x: Tensor, estimate: Tensor) -> Tensor:
 
 
 def plateau_rate(losses: Sequence[float], patience: int, stop_patience: int) -> float:
-    """Factor of the learning rate after validations with these losses; 0 where the training ends.
+    """Factor of the learning rate after validations with these losses; 0 ends the training.
 
-    It is divided by 10 after every `patience` losses in a row that are no new minimum, and becomes 0 after
-    `stop_patience` of them; 0 switches either off.
+    The factor is divided by 10 after every `patience` losses in a row without a new minimum, and is 0 after
+    `stop_patience` of them; a patience of 0 switches this off.
     """
     best, factor, since_best, since_change = float("inf"), 1.0, 0, 0
     for loss in losses:
@@ -132,16 +133,16 @@ def train_supervised(
 ) -> Path:
     """Train a comparison network and return the path of its file, `run_dir/baseline.safetensors`.
 
-    It holds the network of the lowest validation loss. Everything else, the arguments too, is as in
-    `nldiff.training.loop.run`.
+    The file holds the network of the lowest validation loss. See `nldiff.training.loop.run` for the arguments and the
+    other files.
 
     Raises:
         NldiffError: as `run`; unknown network or distortions.
     """
-    return run(config, lambda device: _job(config, device), resume, on_step)
+    return run(config, lambda device: _training(config, device), resume, on_step)
 
 
-def _job(config: SupervisedConfig, device: torch.device) -> Job:
+def _training(config: SupervisedConfig, device: torch.device) -> Training:
     recipes = _checked_recipes(config)
     crops = Crops(
         config.train_data, config.sample_rate, config.level, config.augmentation, config.seed, config.train_weights
@@ -157,7 +158,7 @@ def _job(config: SupervisedConfig, device: torch.device) -> Job:
         losses = negative_sdr(x, estimate.float())
         return losses, losses
 
-    return Job(
+    return Training(
         make_network=lambda: make_network(**config.network),
         data=Pairs(crops, config.distortions),
         losses=losses,
@@ -184,7 +185,7 @@ def validate(
     """Mean loss and SI-SDR over all of `validation_pairs`, then the mean SDR of each distortion; all in dB."""
     by_task, scale_invariant = [], []
     for pairs in validation:
-        # In float32 and one by one, as the network will be used.
+        # In float32 and one by one, as in a restoration.
         estimates = torch.cat([apply_network(network, y[None].to(device), input_level).cpu() for y in pairs[:, 1]])
         by_task.append(float(sdr(pairs[:, 0], estimates).mean()))
         scale_invariant.append(float(si_sdr(pairs[:, 0], estimates).mean()))
@@ -212,7 +213,7 @@ def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
 
 
 def _ends(value: Any) -> tuple[float, float]:
-    """Both ends of a parameter's range; twice the same for a number."""
+    """Both ends of a parameter's range; a number is both."""
     low, high = value if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     return float(low), float(high)
 

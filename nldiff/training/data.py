@@ -1,7 +1,7 @@
 """Training data: random, augmented crops of a folder of audio files.
 
-Every crop is a pure function of (seed, step, item), so a training run can stop and resume anywhere and be spread over
-any number of processes without changing what it sees.
+Every crop is a pure function of (seed, step, item): a training run sees the same crops wherever it stops and
+resumes, and with any number of processes.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ class Augmentation:
     """Random changes of a crop; zeros switch them off.
 
     Attributes:
-        level_db: standard deviation of the level around the prior's, in dB.
-        semitones: largest change of speed and pitch together, in semitones, either way.
+        level_db: standard deviation of the level around that of `Crops`, in dB.
+        semitones: largest change of speed and pitch together, up or down, in semitones.
         eq_db: standard deviation of the gain of each of the five smooth equaliser bands, in dB.
-        polarity: flip the sign of every other crop.
+        polarity: flip the sign of half of the crops, at random.
     """
 
     level_db: float = 0.0
@@ -50,20 +50,20 @@ def equalise(x: np.ndarray, sample_rate: float, gains_db: np.ndarray) -> np.ndar
 class Crops(Dataset[Tensor]):
     """Random crops of the audio files below a folder.
 
-    Index it with (step, item, length): the crop depends on nothing else but the seed. Files are drawn in proportion
+    Index it with (step, item, length); the crop depends on these and on the seed alone. Files are drawn in proportion
     to their duration; channels of a file count as separate recordings.
 
     Args:
         folder: folder of audio files, searched recursively; any sample rates.
         sample_rate: rate of the crops in Hz.
         level: RMS of the crops before the random level change.
-        augmentation: what is changed at random.
-        seed: seed of everything random here.
-        weights: file name patterns and the factors by which such files are drawn more (or less) often.
+        augmentation: random changes of the crops.
+        seed: seed of the drawing and of the changes.
+        weights: file name pattern to a factor on how often such files are drawn.
 
     Raises:
-        NldiffError: the folder is missing or holds no audio, a file cannot be read, `weights` leave nothing to draw;
-            when indexed: a file is damaged where the crop lies, or nearly everything is silent.
+        NldiffError: the folder is missing or holds no audio, a file cannot be read, a weight is negative, or all are
+            zero; when indexed: a file is damaged where the crop lies, or too many crops are silent.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Crops(Dataset[Tensor]):
         for pattern, weight in (weights or {}).items():
             seconds *= [weight if fnmatch(file.path.name, pattern) else 1.0 for file in self.files]
         if seconds.min() < 0 or seconds.sum() == 0:
-            raise NldiffError(f"train_weights={dict(weights or {})}: no negative ones and not all zero expected")
+            raise NldiffError(f"train_weights={dict(weights or {})}: no negative factors, and not all zero, expected")
         self.probabilities = seconds / seconds.sum()
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:

@@ -1,17 +1,14 @@
-"""The training loop that priors and supervised networks share: steps, moving average, logs, checkpoints, exact resume.
+"""The training loop that priors and comparison networks share: steps, moving average, validation, exact resume.
 
-What is particular to a kind of training (the network, its loss, its validation, its file) is a `Job`.
+A `Training` describes what is particular to a kind of training: the network, its loss, its validation, its file.
 """
 
-import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,46 +16,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nldiff.devices import fast_dtype
 from nldiff.errors import NldiffError
 from nldiff.training.data import Augmentation
-from nldiff.writing import atomic_path
-
-if dist.is_available():
-    # Imported first by DistributedDataParallel, it would keep the process group in default arguments for ever: the
-    # threads of Gloo would go on while the interpreter ends, which aborts the process now and then.
-    import torch.distributed.nn.functional
+from nldiff.training.processes import Process, join_processes
+from nldiff.training.run_files import Logs, State
 
 Key: TypeAlias = tuple[int, int, int]
-"""(step, item, length): all that the data of an item depends on, besides the seed."""
+"""(step, item, length): an item of the data depends on these and on the seed alone."""
 
 
 @dataclass
 class LoopConfig:
-    """What every training run needs; fields of `configs/train/*.yaml` and `configs/baselines/*.yaml`.
+    """What every training run needs; the fields of `configs/train/*.yaml` and `configs/baselines/*.yaml`.
 
     Attributes:
         run_dir: folder of the checkpoint, the logs and the trained network.
         train_data, val_data: folders of clean audio.
-        train_weights: file name patterns and how many times as often such files are drawn for training.
+        train_weights: file name pattern to a factor on how often such files are drawn for training.
         sample_rate: rate of the network in Hz; files of other rates are resampled.
         network: name and constructor arguments of the network.
         augmentation: random changes of the crops.
         samples_per_step: audio samples in one optimiser step, over all processes.
-        segment_lengths: crop lengths in samples, one drawn per step; repeat an entry to draw it more often.
+        segment_lengths: crop lengths in samples, one of which is drawn for every step; repeat an entry to draw it more
+            often.
         steps: optimiser steps in all.
-        learning_rate, warmup_steps, decay_steps: linear warm-up, constant, linear decay to zero over the last
+        learning_rate, warmup_steps, decay_steps: linear warm-up, constant rate, linear decay to zero over the last
             `decay_steps`.
-        weight_decay, betas, gradient_clip: AdamW and the largest gradient norm.
+        weight_decay, betas, gradient_clip: parameters of AdamW, and the largest gradient norm.
         ema_decay, ema_ramp: moving average of the weights, d = min(ema_decay, n / (n + ema_ramp)) after n steps;
-            an `ema_decay` of 0 takes the weights as they are.
+            `ema_decay=0` averages nothing.
         precision: "auto" (bfloat16 where it is faster), "bfloat16" or "float32".
-        val_every, val_items, val_length: steps between validations, number and length of the fixed crops for them.
+        val_every, val_items, val_length: steps between validations, number and length of their fixed crops.
         checkpoint_every: steps between checkpoints.
         workers: processes that prepare crops; 0 prepares them in the training process.
-        seed: seed of weights, crops and everything else that is random.
+        seed: seed of everything random.
         description: training data and licence, one line, stored with the network.
         wandb: log to Weights & Biases as well.
     """
@@ -94,7 +89,7 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What the `on_step` callback of a training gets."""
+    """Argument of the `on_step` callback, after each step."""
 
     step: int
     steps: int
@@ -102,28 +97,20 @@ class StepReport:
 
 
 @dataclass(frozen=True)
-class Process:
-    """This process among those that `torchrun` started; a lone one without it."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
-
-
-@dataclass(frozen=True)
-class Job:
+class Training:
     """What is particular to a kind of training.
 
     Attributes:
-        make_network: builds the network; called after seeding, twice: the second one becomes the moving average.
+        make_network: builds the network; called once, after seeding.
         data: items by `Key`.
-        losses: from the network, a collated batch, its step and the numbers of its items to the loss of each
-            item `[batch]`, and what of it is to be minimised (the same, or bounded).
+        losses: called with the network, a collated batch, its step and the numbers of its items; returns the loss of
+            each item `[batch]`, and the values to minimise `[batch]` (the same, or bounded).
         columns: names of the values of a validation.
-        validate: from the averaged network to these values.
-        save: writes the file of a network that was trained for some steps.
+        validate: called with the averaged network; returns these values.
+        save: called with a network and its number of steps; writes the file.
         result: path of that file.
-        rate: from the validations so far to a factor of the learning rate; 0 ends the training.
+        rate: called with the values of all validations so far; returns a factor of the learning rate, 0 to end the
+            training.
         keep_best: save the network of the validation with the lowest first value, not the last one.
     """
 
@@ -147,7 +134,7 @@ def learning_rate(config: LoopConfig, step: int) -> float:
 
 def segment_length(config: LoopConfig, step: int) -> int:
     """Crop length of `step`, the same in every process."""
-    # Four words, like all seeds but those of the crops: shorter ones are filled up with zeros and would repeat them.
+    # Four words, unlike the seeds of the crops: shorter seeds are padded with zeros, which would repeat those.
     return int(np.random.default_rng([config.seed, step, 0, 2]).choice(config.segment_lengths))
 
 
@@ -157,7 +144,7 @@ def compute_dtype(config: LoopConfig, device: torch.device) -> torch.dtype:
 
 
 class _Batches(Sampler[list[Key]]):
-    """Keys of the crops of one process, step by step: items rank, rank + world, … of each step."""
+    """Keys of the items of one process, step by step: items rank, rank + world, … of each step."""
 
     def __init__(self, config: LoopConfig, first_step: int, process: Process) -> None:
         self.config, self.first_step, self.process = config, first_step, process
@@ -171,27 +158,27 @@ class _Batches(Sampler[list[Key]]):
 
 def run(
     config: LoopConfig,
-    prepare: Callable[[torch.device], Job],
+    prepare: Callable[[torch.device], Training],
     resume: bool = False,
     on_step: Callable[[StepReport], None] | None = None,
 ) -> Path:
     """Train, and return the path of the trained network's file.
 
-    Started by `torchrun`, every process takes its share of each step's items; the result is that of one process.
+    Under `torchrun` every process takes its share of each step's items; the result is that of one process.
     `run_dir` gets `checkpoint.pt`, `loss.csv` (every step) and `validation.csv`.
 
     Args:
         config: the run.
-        prepare: makes the job for a device, after the settings common to all trainings were checked.
-        resume: continue from `run_dir/checkpoint.pt`; weights, average, optimiser and the position in the data and
-            in the random numbers go on exactly. Without it the folder must not hold a checkpoint.
+        prepare: returns the training for a device; called after the common settings were checked.
+        resume: continue from `run_dir/checkpoint.pt`, exactly as if the run had never stopped. Without it the folder
+            must not hold a checkpoint.
         on_step: called after every step in the first process.
 
     Raises:
         NldiffError: missing data, settings that contradict each other, missing or unexpected checkpoint, a loss
             that is not finite.
     """
-    process = _start_process()
+    process = join_processes()
     try:
         _check(config, process.world)
         return _run(config, prepare(process.device), resume, on_step, process)
@@ -201,112 +188,93 @@ def run(
 
 
 def _run(
-    config: LoopConfig, job: Job, resume: bool, on_step: Callable[[StepReport], None] | None, process: Process
+    config: LoopConfig,
+    training: Training,
+    resume: bool,
+    on_step: Callable[[StepReport], None] | None,
+    process: Process,
 ) -> Path:
-    run_dir, device = Path(config.run_dir), process.device
-    torch.manual_seed(config.seed)
-    network = job.make_network().to(device)
-    average = job.make_network().to(device).requires_grad_(False)
-    average.load_state_dict(network.state_dict())
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
+    run_dir = Path(config.run_dir)
     checkpoint = run_dir / "checkpoint.pt"
-    step, seconds_before = 0, 0.0
-    history: list[list[float]] = []
+    state = _initial_state(config, training, process.device)
     if resume:
-        step, seconds_before, history = _load_checkpoint(checkpoint, network, average, optimiser)
+        state.load(checkpoint)
     elif checkpoint.is_file():
         raise NldiffError(f"{run_dir} already holds a run; resume it or choose another run_dir")
-
-    trained = DistributedDataParallel(network) if process.world > 1 else network
-    first = process.rank == 0
-    log, val_log = run_dir / "loss.csv", run_dir / "validation.csv"
-    if first:
-        _start_log(log, ["step", "loss", "gradient_norm", "learning_rate", "seconds"], step)
-        _start_log(val_log, ["step", *job.columns], step)
-    wandb_run = _start_wandb(config) if first and config.wandb else None
-
+    trained = DistributedDataParallel(state.network) if process.world > 1 else state.network
+    wandb = asdict(config) if config.wandb else None
+    logs = Logs(run_dir, training.columns, state.step, wandb) if process.first else None
     loader = DataLoader(
-        job.data,
-        batch_sampler=_Batches(config, step, process),
+        training.data,
+        batch_sampler=_Batches(config, state.step, process),
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
     )
-    started = time.monotonic()
-    for batch in loader if job.rate(history) > 0 else ():
-        items = range(process.rank, process.rank + len(batch) * process.world, process.world)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(config, step) * job.rate(history)
-        losses, minimised = job.losses(trained, batch.to(device), step, items)
-        optimiser.zero_grad(set_to_none=True)
-        minimised.mean().backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
-        loss = _mean_over_processes(losses.detach().mean(), process)
-        if not math.isfinite(loss):
-            raise NldiffError(f"the loss is {loss} at step {step}: lower the learning rate or gradient_clip")
-        optimiser.step()
-        step += 1
-        decay = min(config.ema_decay, step / (step + config.ema_ramp))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
 
-        if first:
-            seconds = time.monotonic() - started
-            row = [step, loss, norm.item(), optimiser.param_groups[0]["lr"], seconds_before + seconds]
-            _append(log, row)
+    started = time.monotonic() - state.seconds
+    for batch in loader if training.rate(state.history) > 0 else ():
+        loss, norm, rate = _step(config, training, state, trained, batch, process)
+        state.seconds = time.monotonic() - started
+        if logs:
+            logs.add_step(state.step, loss, norm, rate, state.seconds)
             if on_step:
-                on_step(StepReport(step, config.steps, loss))
-            if wandb_run:
-                wandb_run.log({"loss": loss, "gradient_norm": row[2]}, step=step)
-        if step % config.val_every == 0 or step == config.steps:
-            values = job.validate(average) if first else [0.0] * len(job.columns)
-            history.append(_from_first_process(values, process))
-            if first:
-                _append(val_log, [step, *values])
-                if wandb_run:
-                    names = [f"val/{name.removeprefix('sigma_')}" for name in job.columns]
-                    wandb_run.log(dict(zip(names, values, strict=True)), step=step)
-                if job.keep_best and values[0] <= min(row[0] for row in history):
-                    job.save(average, step)
-        ends = step == config.steps or job.rate(history) == 0
-        if first and (step % config.checkpoint_every == 0 or ends):
+                on_step(StepReport(state.step, config.steps, loss))
+        if state.step % config.val_every == 0 or state.step == config.steps:
+            _validate(training, state, process, logs)
+        ends = state.step == config.steps or training.rate(state.history) == 0
+        if process.first and (state.step % config.checkpoint_every == 0 or ends):
             # The checkpoint comes last: a run that dies in between writes this network again when it resumes.
-            if not job.keep_best:
-                job.save(average, step)
-            with atomic_path(checkpoint) as temporary:
-                torch.save(
-                    {
-                        "network": network.state_dict(),
-                        "average": average.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "step": step,
-                        "history": history,
-                        "seconds": seconds_before + time.monotonic() - started,
-                    },
-                    temporary,
-                )
+            if not training.keep_best:
+                training.save(state.average, state.step)
+            state.seconds = time.monotonic() - started
+            state.save(checkpoint)
         if ends:
             break
-    if wandb_run:
-        wandb_run.finish()
-    return job.result
+    if logs:
+        logs.finish()
+    return training.result
 
 
-def _load_checkpoint(
-    path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[int, float, list[list[float]]]:
-    """Restore the state of a run; returns its step, its seconds of training and its validations."""
-    if not path.is_file():
-        raise NldiffError(f"nothing to resume: {path} does not exist")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        return state["step"], state["seconds"], state["history"]
-    except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0] or "it ends too early"
-        raise NldiffError(f"{path} is damaged or belongs to another configuration: {reason}") from error
+def _initial_state(config: LoopConfig, training: Training, device: torch.device) -> State:
+    torch.manual_seed(config.seed)
+    network = training.make_network().to(device)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+    return State(network, deepcopy(network).requires_grad_(False), optimiser)
+
+
+def _step(
+    config: LoopConfig, training: Training, state: State, trained: nn.Module, batch: Tensor, process: Process
+) -> tuple[float, float, float]:
+    """One optimiser step; returns the loss, the norm of the gradient before clipping, and the learning rate."""
+    items = range(process.rank, process.rank + len(batch) * process.world, process.world)
+    rate = learning_rate(config, state.step) * training.rate(state.history)
+    for group in state.optimiser.param_groups:
+        group["lr"] = rate
+    losses, minimised = training.losses(trained, batch.to(process.device), state.step, items)
+    state.optimiser.zero_grad(set_to_none=True)
+    minimised.mean().backward()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), config.gradient_clip)
+    loss = process.mean(losses.detach().mean())
+    if not math.isfinite(loss):
+        raise NldiffError(f"the loss is {loss} at step {state.step}: lower the learning rate or gradient_clip")
+    state.optimiser.step()
+    state.step += 1
+    # The function of `AveragedModel`, without it: its own count of steps is not in the checkpoints.
+    decay = min(config.ema_decay, state.step / (state.step + config.ema_ramp))
+    get_ema_multi_avg_fn(decay)(list(state.average.parameters()), list(state.network.parameters()), state.step)
+    return loss, norm.item(), rate
+
+
+def _validate(training: Training, state: State, process: Process, logs: Logs | None) -> None:
+    """Validate in the first process, append the values to the history of all, and keep the best network."""
+    values = training.validate(state.average) if process.first else [0.0] * len(training.columns)
+    state.history.append(process.from_first(values))
+    if logs:
+        logs.add_validation(state.step, values)
+        if training.keep_best and values[0] <= min(row[0] for row in state.history):
+            training.save(state.average, state.step)
 
 
 def _check(config: LoopConfig, world: int) -> None:
@@ -324,51 +292,3 @@ def _check(config: LoopConfig, world: int) -> None:
             )
     if config.precision not in ("auto", "bfloat16", "float32"):
         raise NldiffError(f"precision '{config.precision}': auto, bfloat16 or float32 expected")
-
-
-def _start_process() -> Process:
-    """Join the process group that `torchrun` describes in the environment."""
-    if "RANK" not in os.environ:
-        return Process(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    cuda = torch.cuda.is_available()
-    dist.init_process_group("nccl" if cuda else "gloo")
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    return Process(dist.get_rank(), dist.get_world_size(), device)
-
-
-def _mean_over_processes(value: Tensor, process: Process) -> float:
-    if process.world > 1:
-        dist.all_reduce(value)
-        value = value / process.world
-    return value.item()
-
-
-def _from_first_process(values: list[float], process: Process) -> list[float]:
-    if process.world == 1:
-        return values
-    shared = torch.tensor(values, dtype=torch.float64, device=process.device)
-    dist.broadcast(shared, 0)
-    return shared.tolist()
-
-
-def _start_log(path: Path, header: list[str], step: int) -> None:
-    """Begin a log, or cut an existing one back to the rows up to `step`: those after it will be written again."""
-    rows = []
-    if step and path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def _append(path: Path, row: list[Any]) -> None:
-    with path.open("a", newline="") as file:
-        csv.writer(file).writerow([f"{v:.6g}" if isinstance(v, float) else v for v in row])
-
-
-def _start_wandb(config: LoopConfig) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise NldiffError('wandb=true needs wandb: pip install "nldiff[wandb]"') from error
-    return wandb.init(project="nldiff", config=asdict(config), dir=config.run_dir)

@@ -16,8 +16,9 @@ from nldiff.networks import make_network
 from nldiff.networks.layers import ScoreNetwork
 from nldiff.priors import save_prior
 from nldiff.priors.edm import NOISE_LEVELS, EDMDenoiser, denoising_loss
+from nldiff.priors.old_settings import translate_settings
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import Job, LoopConfig, StepReport, compute_dtype, run
+from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, run
 from nldiff.version import __version__
 
 
@@ -26,22 +27,31 @@ class TrainingConfig(LoopConfig):
     """Everything that defines the training of a prior; the fields of `configs/train/*.yaml`.
 
     Attributes:
-        sigma_data: RMS level of the data.
+        sigma_data: RMS level of the clean audio, the prior's level.
         noise_levels: distribution of the training noise levels: name and arguments.
         loss_cap: upper bound of one item's weighted loss, against spikes at the lowest noise levels.
         val_sigmas: noise levels of the validation.
-        sampler: sampler settings to store in the prior.
+        settings: settings of a restoration that suit this prior, stored in its file: group (sampler, cost,
+            operator_fit, refinement, curve, polish) to field to value.
+        sampler: the same in one flat group, as in earlier files; becomes part of `settings`.
     """
 
     sigma_data: float = 0.06
     noise_levels: dict[str, Any] = field(default_factory=lambda: {"name": "karras"})
     loss_cap: float = math.inf
     val_sigmas: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Move the flat settings of earlier files into the groups; what `settings` says itself takes precedence."""
+        for group, values in translate_settings(self.sampler).items() if self.sampler else ():
+            self.settings[group] = {**values, **self.settings.get(group, {})}
+        self.sampler = {}
 
 
 def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tuple[Tensor, Tensor]:
-    """Noise level (scalar) and unit-variance noise [length] of one item; a function of seed, step and item alone."""
+    """Noise level (scalar) and unit-variance noise [length] of one item; they depend on seed, step and item alone."""
     seed = int(np.random.default_rng([config.seed, step, item, 1]).integers(2**63))
     generator = torch.Generator().manual_seed(seed)
     arguments = dict(config.noise_levels)
@@ -52,15 +62,15 @@ def item_noise(config: TrainingConfig, step: int, item: int, length: int) -> tup
 def train(config: TrainingConfig, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> Path:
     """Train a prior and return the path of its file, `run_dir/prior.safetensors` (moving-average weights).
 
-    Everything else, the arguments too, is as in `nldiff.training.loop.run`.
+    See `nldiff.training.loop.run` for the arguments and the other files.
 
     Raises:
         NldiffError: as `run`; unknown network or noise levels.
     """
-    return run(config, lambda device: _job(config, device), resume, on_step)
+    return run(config, lambda device: _training(config, device), resume, on_step)
 
 
-def _job(config: TrainingConfig, device: torch.device) -> Job:
+def _training(config: TrainingConfig, device: torch.device) -> Training:
     _check(config)
     crops = Crops(
         config.train_data, config.sample_rate, config.sigma_data, config.augmentation, config.seed, config.train_weights
@@ -78,10 +88,10 @@ def _job(config: TrainingConfig, device: torch.device) -> Job:
         sigma = torch.stack([s for s, _ in noise_items]).to(device)
         noise = torch.stack([n for _, n in noise_items]).to(device)
         losses = denoising_loss(EDMDenoiser(network, config.sigma_data), x0, sigma, noise)
-        # Rescaling keeps the direction of a spike's gradient, clamping would drop it.
+        # Rescaling keeps the direction of a spike's gradient; clamping would zero it.
         return losses, losses * (config.loss_cap / losses.detach()).clamp(max=1.0)
 
-    return Job(
+    return Training(
         make_network=network,
         data=crops,
         losses=losses,
@@ -100,7 +110,7 @@ def prior_config(config: TrainingConfig, step: int) -> dict[str, Any]:
         "sample_rate": config.sample_rate,
         "sigma_data": config.sigma_data,
         "sigma_min": config.noise_levels.get("sigma_min", signature(levels).parameters["sigma_min"].default),
-        "sampler": config.sampler,
+        "settings": config.settings,
         "training": {
             "description": config.description,
             "steps": step,

@@ -181,7 +181,7 @@ def test_pictures_that_cannot_be_saved(tmp_path: Path) -> None:
 def test_pyplot_is_never_loaded() -> None:
     """No global state, and no matplotlib at all before the first figure."""
     code = (
-        "import sys; from nldiff import plotting; assert 'matplotlib' not in sys.modules; "
-        "plotting.plot_trace([2.0, 1.0]); assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys; from nldiff.figures import plots; assert 'matplotlib' not in sys.modules; "
+        "plots.plot_curves({'a': [0.0, 1.0]}, [0.0, 1.0]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

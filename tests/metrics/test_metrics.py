@@ -2,6 +2,7 @@ import cmath
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folders import write_rows
 from signals import FloatArray, need, noise, two_tones, voice
 
 from nldiff.errors import NldiffError
-from nldiff.metrics import METRICS, bss_sdr, compute, delta_sdr, delta_sdr_clipped, lsd, mrstft, rr_mse, sdr, si_sdr
+from nldiff.evaluation.scoring import check_metrics
+from nldiff.evaluation.tables import summary
+from nldiff.figures import looks_of, plot_boxes
+from nldiff.figures.run_folder import read_cells
+from nldiff.metrics import (
+    METRICS,
+    Metric,
+    bss_sdr,
+    compute,
+    delta_sdr,
+    delta_sdr_clipped,
+    lsd,
+    mrstft,
+    rr_mse,
+    sdr,
+    si_sdr,
+)
 from nldiff.metrics.lsd import power_spectrogram
 from nldiff.metrics.mrstft import RESOLUTIONS
 from nldiff.metrics.rr_mse import Curve, input_gain
@@ -126,6 +144,29 @@ def test_compute_passes_what_a_metric_takes(monkeypatch: pytest.MonkeyPatch) -> 
     x, y = two_tones(), noise(16000)
     assert compute(["sdr", "stoi", "dnsmos"], x, y, 44100) == {"sdr": 1.0, "stoi": 2.0, "dnsmos": 3.0}
     assert calls == [(x, y), (x, y, 44100), (y, 44100)]
+
+
+def peak_error(reference: FloatArray, estimate: FloatArray) -> FloatArray:
+    return np.max(np.abs(reference - estimate), axis=-1)
+
+
+def test_a_new_metric_is_a_function_and_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(
+        METRICS, "peak_error", Metric("Peak error", peak_error, "signals", (0.0, math.inf), "V^2", "lower", True)
+    )
+    clean, restored = np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([[1.5, -2.0], [3.0, 2.0]])
+    assert compute(["peak_error"], clean, restored, 8000) == {"peak_error": 1.25}
+    check_metrics(["peak_error"], [])
+
+    label = "Peak error (V²) ↓"
+    row = {"task": "clip", "distortion": "clip:a=1", "level": "", "level_name": "", "method": "m", "clip": "c"}
+    row |= {"seed": "0", "status": "ok", "error": "", "seconds": "1", "peak_error": "1.25"}
+    write_rows(tmp_path / "results.csv", [row])
+    cells = read_cells(tmp_path)
+    (axes,) = plot_boxes(cells, looks_of(["m"])).axes
+    assert axes.get_ylabel() == label
+    text = summary([row | {"peak_error": 1.25}], ["peak_error"], [], "observed")
+    assert f"| distortion | method | clips | failed | {label} |" in text and "| 1.25 |" in text
 
 
 def test_names_and_rates_that_compute_refuses() -> None:

@@ -11,16 +11,15 @@ from training_runs import ROOT, kill_a_run, losses, rows, run_two_processes, wri
 
 from nldiff.baselines.networks import make_network
 from nldiff.baselines.saved import apply_network, load_baseline
-from nldiff.cli import main, train_baseline_main
+from nldiff.cli import main
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
-from nldiff.operators.cases import parse_task
-from nldiff.operators.distortions import Distortion, input_sdr
-from nldiff.operators.overdrive import sox_overdrive
+from nldiff.operators import Distortion, input_sdr, parse_operator
+from nldiff.operators.distortions import sox_overdrive
 from nldiff.training.baseline import (
     Pairs,
     SupervisedConfig,
-    draw_task,
+    draw_recipe,
     negative_sdr,
     plateau_rate,
     train_supervised,
@@ -85,9 +84,10 @@ def pairs_of(config: SupervisedConfig, **entry: Any) -> Pairs:
 
 def test_parameters_are_drawn_from_their_ranges() -> None:
     random = np.random.default_rng(0)
-    drawn = [draw_task(DISTORTIONS, random) for _ in range(3000)]
+    drawn = [draw_recipe(DISTORTIONS, random) for _ in range(3000)]
     by_name = {
-        name: [t.params for t in drawn if t.family == name] for name in ("hard_clip", "soft_clip_r", "overdrive")
+        name: [r.parts[0].params for r in drawn if r.family == name]
+        for name in ("hard_clip", "soft_clip_r", "overdrive")
     }
     assert [len(found) / 3000 for found in by_name.values()] == pytest.approx([1 / 3] * 3, abs=0.04)
     ranges = {
@@ -109,7 +109,7 @@ def test_parameters_are_drawn_from_their_ranges() -> None:
 def test_order_of_the_parameters_says_nothing() -> None:
     entry = {"name": "soft_clip_r", "sdr": [1, 5], "hardness": [0, 1]}
     turned = dict(reversed(entry.items()))
-    drawn = [draw_task([mapping], np.random.default_rng(0)).params for mapping in (entry, turned)]
+    drawn = [draw_recipe([mapping], np.random.default_rng(0)).parts[0].params for mapping in (entry, turned)]
     assert drawn[0] == drawn[1]
 
 
@@ -144,7 +144,7 @@ def test_soft_clipping_follows_the_formula(config: SupervisedConfig) -> None:
 
 def test_overdrive_is_that_of_sox_with_its_filter(config: SupervisedConfig) -> None:
     x, y = pairs_of(config, name="overdrive", gain_db=30, colour=40)[0, 0, 960]
-    torch.testing.assert_close(y, sox_overdrive(x, 30, 40))
+    torch.testing.assert_close(y, sox_overdrive(x, 30, 40, 0.995))
     wet = pairs_of(config, name="overdrive", gain_db=30, colour=40, mix=0.25)[0, 0, 960][1]
     torch.testing.assert_close(wet, 0.75 * x + 0.25 * y)
 
@@ -239,7 +239,7 @@ def test_a_short_run_improves_on_its_input(config: SupervisedConfig) -> None:
     assert np.mean(losses(config.run_dir)[-20:]) < -6
 
     # The file holds the network of the best validation, up to the rounding of its weights to bfloat16.
-    fixed = validation_pairs(config, [parse_task(text) for text in config.val_distortions])
+    fixed = validation_pairs(config, [parse_operator(text) for text in config.val_distortions])
     for value, logged in zip(validate(baseline.network, fixed, CPU), list(best.values())[1:], strict=True):
         assert value == pytest.approx(logged, abs=0.1)
 
@@ -298,7 +298,7 @@ def test_weights_are_kept_as_they_are_in_float32(config: SupervisedConfig) -> No
 
 def test_validation_of_the_identity_is_the_input_sdr(config: SupervisedConfig) -> None:
     texts = ["hard_clip:sdr=3", "hard_clip:threshold=0.05", "soft_clip:gain=30"]
-    fixed = validation_pairs(replace(config, val_items=3), [parse_task(text) for text in texts])
+    fixed = validation_pairs(replace(config, val_items=3), [parse_operator(text) for text in texts])
     assert [pairs.shape for pairs in fixed] == [(3, 2, 960)] * 3
     loss, _, *by_task = validate(torch.nn.Identity(), fixed, CPU)
     clean = [Crops(config.val_data, 8000, 0.06, Augmentation())[0, item, 960] for item in range(3)]
@@ -320,7 +320,7 @@ def test_a_killed_run_resumes_exactly(config: SupervisedConfig, tmp_path: Path) 
     moment = kill_a_run("train_baseline.py", settings, Path(killed.run_dir), 8, 25)
     assert 7 <= torch.load(Path(killed.run_dir) / "checkpoint.pt", weights_only=True)["step"] < 40, moment
 
-    assert train_baseline_main(["--config", str(settings), "--quiet", "--resume"]) == 0
+    assert main(["train-baseline", "--config", str(settings), "--quiet", "--resume"]) == 0
     # The same operations; reductions may differ in the last bit with the alignment of memory.
     assert losses(killed.run_dir) == pytest.approx(losses(config.run_dir), abs=1e-3), moment
     assert rates(killed) == rates(config)
@@ -437,7 +437,7 @@ def test_the_command_prints_the_file(
     config: SupervisedConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = write_yaml(replace(config, steps=1), tmp_path / "settings.yaml")
-    assert train_baseline_main(["--config", str(settings), "seed=3"]) == 0
+    assert main(["train-baseline", "--config", str(settings), "seed=3"]) == 0
     path = Path(config.run_dir) / "baseline.safetensors"
     assert capsys.readouterr().out == f"{path}\n"
     assert load_baseline(path).config["training"]["seed"] == 3

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from training_runs import ROOT, kill_a_run, losses, rows, run_two_processes, write_yaml
 
-from nldiff.cli import train_main
+from nldiff.cli import main
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.priors.edm import EDMDenoiser
@@ -73,10 +73,10 @@ def test_a_short_run_learns(config: TrainingConfig) -> None:
 
 
 def test_the_prior_holds_what_its_use_needs(config: TrainingConfig) -> None:
-    config = replace(config, steps=2, sampler={"steps": 30, "zeta": 0.5}, description="plucked strings")
-    prior = load_prior(train(config))
+    settings: dict[str, dict[str, Any]] = {"sampler": {"steps": 30, "zeta": 0.5}, "cost": {"n_fft": 512}}
+    prior = load_prior(train(replace(config, steps=2, settings=settings, description="plucked strings")))
     assert (prior.sample_rate, prior.sigma_data, prior.sigma_min) == (8000, 0.06, 0.001)
-    assert prior.sampler == {"steps": 30, "zeta": 0.5}
+    assert prior.config["settings"] == settings
     assert prior.config["training"]["description"] == "plucked strings"
     assert prior.config["training"]["steps"] == 2
 
@@ -96,7 +96,7 @@ def test_a_killed_run_resumes_exactly(config: TrainingConfig, tmp_path: Path) ->
     moment = kill_a_run("train_prior.py", settings, killed, 8, 25)  # any after the first checkpoint must do
     assert 7 <= torch.load(killed / "checkpoint.pt", weights_only=True)["step"] < 40, moment
 
-    assert train_main(["--config", str(settings), "--quiet", "--resume"]) == 0
+    assert main(["train", "--config", str(settings), "--quiet", "--resume"]) == 0
     # The same operations; reductions may differ in the last bit with the alignment of memory.
     assert losses(killed) == pytest.approx(losses(whole), rel=1e-5), moment
     assert [row["step"] for row in rows(killed / "loss.csv")] == [str(step) for step in range(1, 41)]
@@ -340,7 +340,7 @@ def test_command_line_mistakes(
 ) -> None:
     monkeypatch.delenv("NLDIFF_DATA", raising=False)
     config_file = ROOT / "configs" / "train" / "guitar_small.yaml"
-    assert train_main(["--config", str(config_file), "--quiet", *overrides]) != 0
+    assert main(["train", "--config", str(config_file), "--quiet", *overrides]) != 0
     captured = capsys.readouterr()
     assert reason in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
