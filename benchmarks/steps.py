@@ -21,12 +21,11 @@ from nldiff.devices import choose_device, fast_dtype
 from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
-from nldiff.operators.waveshapers import WAVESHAPERS, make_waveshaper
-from nldiff.priors.edm import EDMDenoiser, karras_schedule
-from nldiff.priors.saved import Prior, load_prior
-from nldiff.restoration.settings import RestoreConfig, sampler_settings
-from nldiff.sampling.likelihood import CompressedSTFTCost
-from nldiff.sampling.posterior import Step, generators, sample
+from nldiff.operators import WAVESHAPERS, make_waveshaper
+from nldiff.priors.edm import EDMDenoiser
+from nldiff.priors import Prior, load_prior
+from nldiff.restoration.settings import RestoreConfig, resolve_settings
+from nldiff.sampling import CompressedSTFTCost, Step, generators, sample
 from nldiff.training.prior import TrainingConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
@@ -77,7 +76,7 @@ def load_network(name: str, device: torch.device) -> Prior:
 
 
 def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> None:
-    """Measure all parts and print them as they come."""
+    """Measure all parts and print each when it is done."""
     network = prior.denoiser.network
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {options.threads} threads"
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -91,7 +90,7 @@ def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> N
 
 
 def measurements(prior: Prior, device: torch.device, seconds: float, repeats: int) -> Iterator[tuple[str, float]]:
-    """(part, median time in seconds) of everything that a restoration step consists of."""
+    """Yield (part, median time in seconds) for all parts of a restoration step."""
     network, denoiser = prior.denoiser.network, prior.denoiser
     generator = torch.Generator().manual_seed(0)
     y = prior.sigma_data * torch.randn(1, round(seconds * prior.sample_rate), generator=generator).to(device)
@@ -100,7 +99,7 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
 
     def timed(work: Callable[[], object]) -> float:
         times = []
-        for _ in range(repeats + 1):  # the first builds plans and kernels
+        for _ in range(repeats + 1):  # the first one builds plans and kernels
             synchronise(device)
             started = time.perf_counter()
             work()
@@ -139,8 +138,7 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
 
     yield "network, forward and backward to the input", timed(forward_backward)
 
-    settings = sampler_settings(prior, RestoreConfig(sampler={"steps": repeats + 2}))
-    schedule = karras_schedule(settings.steps, settings.sigma_min, settings.sigma_max, settings.rho).to(device)
+    settings = resolve_settings(prior, RestoreConfig(sampler={"steps": repeats + 2}))
     waveshaper = make_waveshaper("ccr", 1).to(device)
     waveshaper.reset(y, generators([0]))
     stamps: list[float] = []
@@ -149,20 +147,23 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
         synchronise(device)
         stamps.append(time.perf_counter())
 
-    sample(denoiser, y, waveshaper, schedule, settings, generators([0]), level=prior.sigma_data, callback=stamp)
+    sample(
+        denoiser, y, waveshaper, settings.sampler.schedule().to(device), settings.sampler, generators([0]),
+        fit=settings.operator_fit, cost=CompressedSTFTCost(settings.cost), level=prior.sigma_data, callback=stamp,
+    )  # fmt: skip
     durations = [after - before for before, after in pairwise(stamps)]
-    fits = settings.operator_iterations
+    fits = settings.operator_fit.iterations
     yield f"one guided step with {fits} iterations on the curve, ccr", statistics.median(durations)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked to."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory so far, MiB: of the process, on a GPU of its tensors."""
+    """Largest memory so far, MiB: of the process or, on a GPU, of its tensors."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

@@ -199,7 +199,7 @@ def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
         "sample_rate": config.sample_rate,
         "level": config.level,
         "input_level": config.input_level,
-        "task": sorted({entry["name"] for entry in config.distortions}),
+        "task": sorted({parse_operator(str(entry["name"])).family for entry in config.distortions}),
         "training": {
             "description": config.description,
             "steps": step,
