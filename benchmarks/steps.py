@@ -22,8 +22,8 @@ from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
 from nldiff.operators import WAVESHAPERS, make_waveshaper
-from nldiff.priors.edm import EDMDenoiser
 from nldiff.priors import Prior, load_prior
+from nldiff.priors.edm import EDMDenoiser
 from nldiff.restoration.settings import RestoreConfig, resolve_settings
 from nldiff.sampling import CompressedSTFTCost, Step, generators, sample
 from nldiff.training.prior import TrainingConfig

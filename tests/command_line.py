@@ -82,7 +82,9 @@ def quick_sampler(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
 def program(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run Python with arguments, as a program of its own."""
     ours = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, env=environment | ours | variables, capture_output=True, text=True, timeout=300, cwd=ROOT

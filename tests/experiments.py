@@ -1,4 +1,4 @@
-"""What the tests of experiments share: an experiment of 8 cells, the tables of a run, a method that is known exactly."""
+"""What the tests of experiments share: an experiment of 8 cells, tables of a run, a method that is known exactly."""
 
 import csv
 import json

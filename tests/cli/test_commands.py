@@ -78,7 +78,9 @@ def test_a_file_that_the_system_refuses_is_one_line(tmp_path: Path, capsys: pyte
     ("arguments", "code"), [(["--help"], 0), (["--version"], 0), (["resotre", "take.wav"], 2), ([], 2)]
 )
 def test_help_version_and_misspelt_commands_need_no_torch(arguments: list[str], code: int) -> None:
-    text = f"import sys\nfrom nldiff.cli import main\ntry: main({arguments})\nexcept SystemExit as end: code = end.code\n"
+    text = (
+        f"import sys\nfrom nldiff.cli import main\ntry: main({arguments})\nexcept SystemExit as end: code = end.code\n"
+    )
     done = program("-c", text + "print('numpy' in sys.modules, 'torch' in sys.modules, code)")
     assert done.stdout.splitlines()[-1] == f"False False {code}", done.stderr
 
@@ -104,7 +106,7 @@ def test_the_library_leaves_the_environment_alone() -> None:
 def test_idle_threads_give_way_unless_the_user_says_otherwise(
     source: Path, tmp_path: Path, given: dict[str, str], expected: str
 ) -> None:
-    arguments = ["restore", source, "--output", tmp_path / "out", "--method", "demcus"]
+    arguments = ["restore", str(source), "--output", str(tmp_path / "out"), "--method", "demcus"]
     done = program("-m", "nldiff", *arguments, OMP_DISPLAY_ENV="VERBOSE", **given)
     assert done.returncode == 1
     assert re.findall("GOMP_SPINCOUNT = '([0-9]+)'", done.stderr) == [expected]

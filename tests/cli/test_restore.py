@@ -1,6 +1,5 @@
 """`nldiff restore`: bad input and arguments, several inputs, settings, known distortions, methods."""
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -476,9 +475,7 @@ def test_chains_and_effects_may_be_known(
 @pytest.mark.parametrize(
     "text", ["hard_clip:sdr=3 > overdrive:gain_db=20; mix=0.5", "overdrive:gain_db=35,colour=20", "hard_clip:sdr=5"]
 )
-def test_chains_and_effects_distort_a_clean_input(
-    prior: Path, tmp_path: Path, quick: FakeSampler, text: str
-) -> None:
+def test_chains_and_effects_distort_a_clean_input(prior: Path, tmp_path: Path, quick: FakeSampler, text: str) -> None:
     path = tmp_path / "clean.wav"
     samples(plucked(0.3, TINY_RATE))(path)
     assert run(prior, tmp_path / "out", path, "--distort", text) == 0

@@ -152,7 +152,8 @@ def halved(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_method_of_the_table_is_one_of_experiments_command_line_and_library(
     halved: None, clips: Path, prior_file: Path, tmp_path: Path, undrawn: list[Path]
 ) -> None:
-    evaluate(quick(clips, prior_file, "methods=[observed, halved]", "metrics=[si_sdr, sdr]", "compare_to=halved"), tmp_path)
+    changes = ["methods=[observed, halved]", "metrics=[si_sdr, sdr]", "compare_to=halved"]
+    evaluate(quick(clips, prior_file, *changes), tmp_path)
     rows = {(r["clip"], r["distortion"], r["method"]): r for r in table(tmp_path)}
     for (clip, distortion, method), row in rows.items():
         other = rows[clip, distortion, "observed"]
@@ -165,7 +166,8 @@ def test_a_method_of_the_table_is_one_of_experiments_command_line_and_library(
     assert sf.read(folder / "a.restored.wav")[0] == pytest.approx(audio, abs=1e-6)
     assert json.loads((folder / "a.json").read_text())["method"] == "halved"
     result = nldiff.restore(audio, rate, method="halved")
-    assert (result.method, result.gain) == ("halved", pytest.approx(2.0, rel=1e-5))
+    assert result.method == "halved"
+    assert result.gain == pytest.approx(2.0, rel=1e-5)
 
 
 def test_all_names_of_the_experiments_are_methods() -> None:
@@ -368,9 +370,7 @@ def test_the_command_tells_of_failures(
     assert captured.err.endswith("warning: 2 of 4 cells failed: see summary.md\n")
 
 
-def test_a_clip_that_cannot_be_used_fails_its_cells_only(
-    prior_file: Path, tmp_path: Path, undrawn: list[Path]
-) -> None:
+def test_a_clip_that_cannot_be_used_fails_its_cells_only(prior_file: Path, tmp_path: Path, undrawn: list[Path]) -> None:
     (tmp_path / "clips").mkdir()
     sf.write(tmp_path / "clips" / "a.wav", np.zeros(RATE), RATE)
     sf.write(tmp_path / "clips" / "b.wav", plucked(1.0, RATE), RATE)
