@@ -1,7 +1,7 @@
 """Time of the metrics of signals: ``python benchmarks/metrics_time.py [--clips 50] [--processes 2]``.
 
-The example recording, repeated to 6 s and clipped at other levels for every clip, goes through all metrics that can be
-computed here, clip by clip as in ``nldiff evaluate``.
+Every clip is the example recording, repeated to 6 s and clipped at a level of its own. All metrics whose packages are
+installed are computed clip by clip, as in ``nldiff evaluate``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "guit_em9_distorted.flac"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one row of a Markdown table per metric, and the time of all."""
+    """Print one row of a Markdown table for every metric, and the time of all of them."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--clips", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each (default: 6)")
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def clip_times(names: Sequence[str], seconds: float, seed: int) -> dict[str, float]:
-    """CPU time in seconds that each metric takes for one clip."""
+    """CPU time of each metric for one clip, seconds."""
     example, rate = soundfile.read(EXAMPLE)
     reference = np.resize(example, round(seconds * rate))
     level = np.abs(reference).max() * np.random.default_rng(seed).uniform(0.2, 0.8)

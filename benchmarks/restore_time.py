@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "examples" / "guit_em9_distorted.flac"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one row of a Markdown table per case."""
+    """Print one row of a Markdown table for every case."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         "cases",
@@ -60,14 +60,14 @@ def case(text: str) -> tuple[float, int]:
 
 
 def write_recording(path: Path, seconds: float, channels: int) -> None:
-    """The example over and over; the second channel is half the example behind the first."""
+    """Write the example, repeated; the second channel is half of the example behind the first."""
     samples, rate = soundfile.read(EXAMPLE, dtype="float32")
     times = np.arange(round(seconds * rate))[:, None] + np.arange(channels) * (len(samples) // 2)
     soundfile.write(path, samples[times % len(samples)], rate)
 
 
 def measure(command: list[str], threads: int) -> tuple[int, float, float, float]:
-    """Exit code, wall time (s), CPU time (s) and peak memory (MiB) of a process."""
+    """Run a process; returns exit code, wall time (s), CPU time (s) and peak memory (MiB)."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment)

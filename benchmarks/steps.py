@@ -22,8 +22,8 @@ from nldiff.errors import NldiffError
 from nldiff.networks import make_network
 from nldiff.networks.cqtunet import CQTUNet
 from nldiff.operators import WAVESHAPERS, make_waveshaper
+from nldiff.priors import Prior, load_prior
 from nldiff.priors.edm import EDMDenoiser
-from nldiff.priors.saved import Prior, load_prior
 from nldiff.restoration.settings import RestoreConfig, resolve_settings
 from nldiff.sampling import CompressedSTFTCost, Step, generators, sample
 from nldiff.training.prior import TrainingConfig
@@ -76,7 +76,7 @@ def load_network(name: str, device: torch.device) -> Prior:
 
 
 def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> None:
-    """Measure all parts and print them as they come."""
+    """Measure all parts and print each when it is done."""
     network = prior.denoiser.network
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {options.threads} threads"
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -90,7 +90,7 @@ def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> N
 
 
 def measurements(prior: Prior, device: torch.device, seconds: float, repeats: int) -> Iterator[tuple[str, float]]:
-    """(part, median time in seconds) of everything that a restoration step consists of."""
+    """Yield (part, median time in seconds) for all parts of a restoration step."""
     network, denoiser = prior.denoiser.network, prior.denoiser
     generator = torch.Generator().manual_seed(0)
     y = prior.sigma_data * torch.randn(1, round(seconds * prior.sample_rate), generator=generator).to(device)
@@ -99,7 +99,7 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
 
     def timed(work: Callable[[], object]) -> float:
         times = []
-        for _ in range(repeats + 1):  # the first builds plans and kernels
+        for _ in range(repeats + 1):  # the first one builds plans and kernels
             synchronise(device)
             started = time.perf_counter()
             work()
@@ -139,7 +139,6 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
     yield "network, forward and backward to the input", timed(forward_backward)
 
     settings = resolve_settings(prior, RestoreConfig(sampler={"steps": repeats + 2}))
-    sampler, fit, cost = settings.sampler, settings.operator_fit, CompressedSTFTCost(settings.cost)
     waveshaper = make_waveshaper("ccr", 1).to(device)
     waveshaper.reset(y, generators([0]))
     stamps: list[float] = []
@@ -149,21 +148,22 @@ def measurements(prior: Prior, device: torch.device, seconds: float, repeats: in
         stamps.append(time.perf_counter())
 
     sample(
-        denoiser, y, waveshaper, sampler.schedule().to(device), sampler, generators([0]),
-        fit=fit, cost=cost, level=prior.sigma_data, callback=stamp,
+        denoiser, y, waveshaper, settings.sampler.schedule().to(device), settings.sampler, generators([0]),
+        fit=settings.operator_fit, cost=CompressedSTFTCost(settings.cost), level=prior.sigma_data, callback=stamp,
     )  # fmt: skip
     durations = [after - before for before, after in pairwise(stamps)]
-    yield f"one guided step with {fit.iterations} iterations on the curve, ccr", statistics.median(durations)
+    fits = settings.operator_fit.iterations
+    yield f"one guided step with {fits} iterations on the curve, ccr", statistics.median(durations)
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked to."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most memory so far, MiB: of the process, on a GPU of its tensors."""
+    """Largest memory so far, MiB: of the process or, on a GPU, of its tensors."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

@@ -13,7 +13,7 @@ from nldiff.config import load_config
 from nldiff.figures.plots import plot_curves, plot_spectrograms, save_figure
 from nldiff.metrics.rr_mse import input_gain
 from nldiff.metrics.sdr import si_sdr
-from nldiff.restoration.restore import restore
+from nldiff.restoration.pipeline import restore
 from nldiff.restoration.settings import RestoreConfig
 
 HERE = Path(__file__).parent

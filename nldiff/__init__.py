@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is public when it is first asked for: the packages below need not wait for each other."""
+    """Import a public name at its first use, so that `import nldiff` is quick and modules cannot wait in a circle."""
     if name not in _HOMES:
         raise AttributeError(f"module 'nldiff' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

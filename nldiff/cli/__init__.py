@@ -1,7 +1,7 @@
 """Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`.
 
-One module a command, imported when the command is called: help and mistakes in the command's name need not wait for
-PyTorch. May import everything; nothing imports it.
+Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
+for PyTorch. May import everything; only `nldiff.__main__` imports it.
 """
 
 import argparse
@@ -20,9 +20,12 @@ _FAILED, _INTERRUPTED = 1, 130
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its module, which has `add_arguments(parser)` and `run(options) -> exit code`, and its purpose.
+    """A command.
 
-    `intermixed` commands take options and other arguments in any order.
+    Attributes:
+        module: module with `add_arguments(parser)` and `run(options) -> exit code`.
+        purpose: one sentence for `--help`.
+        intermixed: options and other arguments come in any order.
     """
 
     module: str
@@ -40,7 +43,11 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the `nldiff` command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted.
+
+    Raises:
+        SystemExit: after help and version (code 0) and for wrong usage (code 2).
+    """
     parser = argparse.ArgumentParser(
         prog="nldiff",
         description="Recover the clean signal and the transfer curve from a distorted recording.",
@@ -59,12 +66,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
-    """Parse the arguments of a command and run it; returns the exit code. Every problem is one line on stderr."""
+    """Parse the arguments of a command and run it. Every problem is one line on stderr.
+
+    Args:
+        name: key of `COMMANDS`.
+        arguments: without the name of the program; None takes those of the process.
+        prog: name of the program in its help.
+
+    Returns:
+        The exit code, as `main`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names need not be text in any encoding
-    # Idle threads of GNU OpenMP spin for milliseconds, which takes the processor from those that they wait for if
-    # another program runs too. Read when torch is loaded.
+    # Idle threads of GNU OpenMP spin for milliseconds. If another program runs too, they take the processor from the
+    # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     command = COMMANDS[name]
@@ -74,7 +90,7 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     options = (parser.parse_intermixed_args if command.intermixed else parser.parse_args)(arguments)
     try:
         return module.run(options)
-    except (NldiffError, OSError) as error:  # what the operating system says names the file too
+    except (NldiffError, OSError) as error:  # messages of the system name the file too
         print(f"error: {error}", file=sys.stderr)
         return _FAILED
     except KeyboardInterrupt:

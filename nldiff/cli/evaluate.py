@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the experiment that the configuration describes."""
     config = load_experiment(options.config, options.data, options.smoke, options.overrides)
     folder = options.out or Path("out/eval") / (options.config.stem + ("-smoke" if options.smoke else ""))
-    # torchrun starts this in every process; one of them talks.
+    # torchrun starts this in every process; only one of them prints.
     talks = os.environ.get("RANK", "0") == "0"
     with tqdm(unit="cell", disable=options.quiet or not talks, delay=1e-3, dynamic_ncols=True) as bar:
 

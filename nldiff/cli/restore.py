@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(METHODS)}, or weights of a network by name or file (default: blind, or informed if --known)",
     )
-    add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: what suits INPUT)")
+    add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: suited to INPUT)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
     add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--known",
         metavar="NAME:PARAM=VALUE,…",
-        help=f"the distortion, if it is known, or several ('A > B'): {', '.join(DISTORTIONS)}",
+        help=f"the distortion, if it is known, or a chain of them ('A > B'): {', '.join(DISTORTIONS)}",
     )
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Restore every input; a bad one is reported and the others go on."""
+    """Restore every input. A bad one is reported, and the others are restored all the same."""
     known = parse_operator(options.known).build(None) if options.known else None
     distort = parse_operator(options.distort) if options.distort else None
     overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     for prior in priors:
         resolve_settings(prior, config)
     with scratch_folder(options.output):
-        pass  # a folder that cannot be written is found before the work, and reported once
+        pass  # a folder that cannot be written is reported up front, and once
     failed = 0
     for path in paths:
         try:
@@ -87,9 +87,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _method(options: argparse.Namespace) -> Method:
-    """The method, after validating that the other options are for it.
+    """Find the method and validate that the other options suit it.
 
-    A blind method that is told the operator is the informed one.
+    The method "blind" becomes "informed" if the operator is known.
     """
     name = options.method or "blind"
     if options.known and name == "blind":
@@ -110,7 +110,7 @@ def _method(options: argparse.Namespace) -> Method:
 
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
-    """Settings that have an option of their own; the option counts."""
+    """Change the settings that have an option of their own; the option wins."""
     given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}

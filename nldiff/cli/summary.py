@@ -1,4 +1,4 @@
-"""What the command says of a restored file."""
+"""The summary of a restored file on the terminal."""
 
 from pathlib import Path
 
@@ -8,10 +8,15 @@ from nldiff.restoration.output import Outputs
 
 
 def summary(path: Path, outputs: Outputs) -> str:
-    """What was found, in a few lines."""
+    """Summarise a restoration in a few lines.
+
+    Args:
+        path: the input.
+        outputs: result of `nldiff.restoration.output.restore_file`.
+    """
     report = outputs.report
     table = np.genfromtxt(outputs.curve_table, delimiter=",", skip_header=1)
-    # Almost all restored samples are within; beyond, the curve is a guess.
+    # Almost all restored samples are within this range; beyond it the curve is a guess.
     inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * report["curve_range"]
     points = np.interp(inputs, table[:, 0], table[:, 1])
     if report["prior"]:

@@ -1,4 +1,4 @@
-"""What the commands that train share: their arguments, and a progress bar."""
+"""Arguments and progress bar that all trainings share."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ _Config = TypeVar("_Config", bound=LoopConfig)
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
-    """Add the arguments of a training; `examples` is a folder of configurations."""
+    """Add the arguments of a training; `examples` is a folder of configurations to name in the help."""
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"YAML file, see {examples}")
     parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -28,9 +28,18 @@ def run_training(
     schema: type[_Config],
     training: Callable[[_Config, bool, Callable[[StepReport], None]], Path],
 ) -> int:
-    """Run a training with a progress bar; returns the exit code."""
+    """Run a training with a progress bar.
+
+    Args:
+        options: parsed arguments, see `add_training_arguments`.
+        schema: class of the configuration.
+        training: (configuration, resume, on_step) -> path of the result.
+
+    Returns:
+        The exit code.
+    """
     config = load_config(schema, options.config, options.overrides)
-    # torchrun starts this in every process; one of them talks.
+    # torchrun starts this in every process; only one of them prints.
     quiet = options.quiet or os.environ.get("RANK", "0") != "0"
     with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:
 

@@ -1,4 +1,4 @@
-"""A distorted clip with its truth."""
+"""A distorted clip and the operator that distorted it."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Case:
 
     Attributes:
         clean, observed: signals `[time]`, float32.
-        truth: the operator between them.
+        truth: the operator that maps `clean` to `observed`.
         sample_rate: Hz.
     """
 
@@ -35,7 +35,7 @@ def make_case(clean: NDArray[np.float32], sample_rate: int, recipe: Recipe) -> C
     """Distort a clean signal `[time]`.
 
     Raises:
-        NldiffError: the input SDR cannot be reached with this signal.
+        NldiffError: this signal cannot reach the input SDR.
     """
     x = torch.from_numpy(clean)
     truth = recipe.build(x)

@@ -1,4 +1,4 @@
-"""Running the cells of one distorted clip: restore, score, keep the files."""
+"""The cells of a distorted clip: restore, score, write the files."""
 
 import json
 import math
@@ -37,7 +37,7 @@ _SILENT = 1e-12
 
 @dataclass(frozen=True)
 class Group:
-    """The cells of all methods on one distorted clip with one seed."""
+    """The cells of one distorted clip and one seed: one for every method."""
 
     clip: Clip
     recipe: Recipe
@@ -46,23 +46,23 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Folder in `audio`, `curves` and `traces`."""
+        """Name of the folder in `audio`, `curves` and `traces`."""
         return slug(f"{self.recipe.text}__{self.clip.name}__{self.seed}")
 
     def cell(self, method: str) -> str:
-        """Stem of the file in `cells`."""
+        """Stem of the cell's file in `cells`."""
         return cell_name(self.recipe.text, method, self.clip.name, self.seed)
 
 
 class Runner:
-    """Runs cells and writes what they leave into `folder`; the JSON file comes last, so it means a finished cell.
+    """Runs cells and writes their files. The JSON file comes last: where it is, the cell is finished.
 
     Args:
         config: the experiment.
-        folder: of the run.
-        priors: of the methods that need one.
-        embeddings: whose results are kept for Fréchet distances, by name.
-        warn: called with one line for every problem that does not fail a cell, once for each.
+        folder: folder of the run.
+        priors: priors for the methods that need one.
+        embeddings: embeddings for the Fréchet distances, by name.
+        warn: called with one line for every problem that does not fail a cell, once for each line.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Runner:
         self.warn = cache(warn)
 
     def path(self, group: Group, method: str) -> Path:
-        """JSON file of a cell."""
+        """Path of a cell's JSON file."""
         return self.folder / "cells" / f"{group.cell(method)}.json"
 
     def run(self, group: Group, on_cell: Callable[[], object]) -> None:
-        """Run the cells of a group that have no file yet; `on_cell` is called after each.
+        """Run the cells of a group that have no file yet, and call `on_cell` after each.
 
         Raises:
-            NldiffError: a file cannot be written. Every other problem is noted in the cell.
+            NldiffError: a file cannot be written. The cell itself holds every other problem.
         """
         missing = [method for method in group.methods if not self.path(group, method).exists()]
         if not missing:
@@ -111,10 +111,10 @@ class Runner:
             on_cell()
 
     def _cell(self, case: Case, group: Group, method: str) -> dict[str, Any]:
-        """Columns of a row that the method decides."""
+        """The columns of a row that depend on the method's result."""
         started = time.monotonic()
         error = ""
-        chosen = find_method(method, self.config.weights.get(method))
+        chosen = find_method(method)  # weights that cannot be loaded fail the cell, not the run
         try:
             result = self._restored(case, chosen, group.seed)
         except NldiffError as problem:
@@ -125,7 +125,8 @@ class Runner:
         judged = chosen.finds_operator
         metrics = [name for name in self.config.metrics if judged or name not in CURVE_METRICS]
         values, problems = score(metrics, case, result)
-        values["explained_db"] = result.explained_db if judged else math.nan
+        explains = judged or chosen.operator == "needs"
+        values["explained_db"] = result.explained_db if explains else math.nan
         problems |= self._embed(result.audio, case.sample_rate, group.cell(method))
         lines = [f"{name}: {reason}" for name, reason in problems.items()]
         for line in lines:
@@ -135,7 +136,7 @@ class Runner:
         return {"status": "ok", "error": "; ".join(lines), "seconds": seconds, **finite, "problems": lines}
 
     def _restored(self, case: Case, method: Method, seed: int) -> Restoration:
-        """The result, `audio` [time], at the method's own scale or, without one, at the level of the clean signal."""
+        """Restore `[time]` at the scale that the method fixes or, without one, at the RMS of the clean signal."""
         job = Job(
             recording=Recording.from_array(case.observed[None], case.sample_rate),
             config=replace(self.config.restore, seed=seed),
@@ -178,7 +179,7 @@ class Runner:
             _write_audio(self.folder / "audio" / group.name / f"{name}.flac", result.audio, case.sample_rate)
 
     def _embed(self, signal: Audio, sample_rate: int, name: str) -> dict[str, str]:
-        """Write the embeddings of a signal that are missing; returns kind -> what went wrong."""
+        """Write the missing embeddings of a signal; returns name of the embedding -> what went wrong."""
         problems = {}
         for kind, embedding in self.embeddings.items():
             path = embedding_path(self.folder, kind, name)
@@ -205,6 +206,6 @@ def _write_columns(path: Path, columns: dict[str, NDArray[Any]]) -> None:
 
 
 def _write_audio(path: Path, audio: Audio, sample_rate: int) -> None:
-    peak = max(1.0, float(np.abs(audio).max()))  # FLAC ends at full scale
+    peak = max(1.0, float(np.abs(audio).max()))  # FLAC cannot hold more than full scale
     with atomic_path(path) as temporary:
         soundfile.write(temporary, audio / peak, sample_rate, format="FLAC", subtype="PCM_24")

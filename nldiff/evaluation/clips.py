@@ -20,9 +20,9 @@ class Clip:
     """A piece of a file.
 
     Attributes:
-        name: path below the data folder without suffix, and the number of the piece if the file has several.
+        name: path below the data folder without suffix, then the number of the piece if a file may have several.
         path: the file.
-        start: beginning of the piece, seconds.
+        start: start of the piece, seconds.
     """
 
     name: str
@@ -34,9 +34,10 @@ def find_clips(folder: str | Path, files: int, pieces: int, seconds: float) -> l
     """List clips of a folder in alphabetical order.
 
     Args:
-        folder: searched for audio files, subfolders too; or one file.
-        files: how many files, 0 for all.
-        pieces: consecutive pieces of each file, 0 for all; there is always one, the others are of full length.
+        folder: folder that is searched for audio files, with its subfolders; or one file.
+        files: number of files; 0 takes all.
+        pieces: largest number of consecutive pieces of a file; 0 takes all. The first one may be shorter than
+            `seconds`, further ones are not.
         seconds: length of a piece.
 
     Raises:
@@ -46,7 +47,7 @@ def find_clips(folder: str | Path, files: int, pieces: int, seconds: float) -> l
     clips = []
     for path in sound.find_audio([root])[: files or None]:
         name = path.relative_to(root).with_suffix("").as_posix() if root.is_dir() else path.stem
-        name = name.encode(errors="backslashreplace").decode()  # it goes into tables, which are UTF-8
+        name = name.encode(errors="backslashreplace").decode()  # tables are UTF-8
         info = sound.probe(path)
         whole = max(1, int(info.frames / info.sample_rate / seconds))
         count = min(pieces or whole, whole)
@@ -58,10 +59,10 @@ def read_clip(clip: Clip, seconds: float, sample_rate: int, level: float) -> Aud
     """Read a clip as mono `[time]`.
 
     Args:
-        clip: what to read.
-        seconds: longest duration.
-        sample_rate: to which it is resampled, Hz.
-        level: RMS that it is brought to; 0 keeps its own.
+        clip: the clip.
+        seconds: largest duration.
+        sample_rate: rate of the result, Hz.
+        level: RMS of the result; 0 keeps that of the file.
 
     Raises:
         NldiffError: the file cannot be read, or the clip is silent.

@@ -1,4 +1,4 @@
-"""What an experiment is, and the checks of it."""
+"""The configuration of an experiment, and its validation."""
 
 import json
 import math
@@ -24,21 +24,21 @@ class EvaluationConfig:
     Attributes:
         data: folder of clean clips.
         files, pieces, seconds: see `nldiff.evaluation.clips.find_clips`.
-        rate: Hz that the clips are resampled to.
-        level: RMS that the clips are brought to; 0 keeps their own.
-        distortions: as `nldiff.operators.parse_operator` takes them.
+        rate: sample rate of the clips after resampling, Hz.
+        level: RMS of the clips after scaling; 0 keeps their own.
+        distortions: texts that `nldiff.operators.parse_operator` reads, chains among them.
         methods: keys of `nldiff.restoration.methods.METHODS`.
-        seeds: of the random numbers.
+        seeds: seeds of the random numbers.
         metrics: keys of `CASE_METRICS` of `nldiff.evaluation.scoring`, or of signals in `nldiff.metrics.METRICS`.
-        embeddings: of the Fréchet distances (log_mel, vggish, encodec) -> path of the weights.
-        compare_to: method that the others are compared with.
-        aspade: settings of A-SPADE and S-SPADE, survey or short.
-        weights: network (key of `nldiff.baselines.networks.NETWORKS`) -> name or file of the weights that it uses in
-            all cells; those left out have cells only where shipped weights were trained for the distortion.
-        save_audio: keep the signals.
-        patience_minutes: how long the first process waits for cells of the others while none of them is finished.
-        restore: settings of the methods that sample.
-        smoke: the `key=value` changes of `--smoke`.
+        embeddings: embedding of a Fréchet distance (log_mel, vggish, encodec) -> path of its weights.
+        compare_to: the method that the others are compared with.
+        aspade: preset of A-SPADE and S-SPADE, "survey" or "short".
+        weights: network (key of `nldiff.baselines.networks.NETWORKS`) -> name or file of its weights in all cells. A
+            network that is left out has cells only where shipped weights were trained for the distortion.
+        save_audio: write the signals as well.
+        patience_minutes: the first process waits this long for cells of the others while none of them is finished.
+        restore: settings of the restoration.
+        smoke: `key=value` changes that `--smoke` applies.
     """
 
     data: str = MISSING
@@ -66,8 +66,8 @@ def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[
 
     Args:
         path: YAML file.
-        data: folder that takes the place of its `data`.
-        smoke: apply its `smoke` changes.
+        data: folder to use instead of the file's `data`.
+        smoke: apply the file's `smoke` changes.
         overrides: `key=value` changes, applied last.
 
     Raises:
@@ -79,10 +79,12 @@ def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[
 
 
 def check_experiment(config: EvaluationConfig) -> None:
-    """Validate up front that names are known and numbers in range.
+    """Validate up front that names are known and numbers are in their ranges.
+
+    Distortions and data are validated where they are read.
 
     Raises:
-        NldiffError: one is not. Distortions and the data are checked where they are read.
+        NldiffError: a name is unknown, or a number is out of its range.
     """
     for key in ("distortions", "methods", "seeds"):
         if not getattr(config, key):

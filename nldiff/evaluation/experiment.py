@@ -22,19 +22,25 @@ from nldiff.evaluation.scoring import make_embeddings
 from nldiff.evaluation.tables import require_parquet, write_tables
 from nldiff.operators import parse_operator
 from nldiff.priors import Prior, load_prior
-from nldiff.restoration.methods import METHODS, find_method
+from nldiff.restoration.methods import METHODS
 from nldiff.restoration.result import versions
 from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2
-# These say which cells there are, not what is in them: they may change from run to run in one folder.
+# They say which cells there are, not what is in them, and may change between runs in one folder.
 _MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run left: its folder, how many cells there are and how many of them failed."""
+    """A finished run.
+
+    Attributes:
+        folder: folder of the results.
+        cells: number of cells.
+        failed: number of those that failed.
+    """
 
     folder: Path
     cells: int
@@ -49,18 +55,17 @@ def evaluate(
 ) -> Outcome | None:
     """Run the cells that `folder` lacks, then write tables and figures.
 
-    Under `torchrun` every process calls this. The cells are dealt to the processes by RANK and WORLD_SIZE, a
-    distorted clip with all its methods to one of them; the first process, when it is done, waits for the others and
-    writes the tables.
+    Under `torchrun` every process calls this. RANK and WORLD_SIZE decide which process runs which distorted clips,
+    each with all methods. The first process then waits for the others and writes the tables.
 
     Args:
         config: the experiment.
-        folder: of the results; all processes see the same one.
-        on_progress: called with the number of finished cells and of all cells.
-        warn: called with one line for every problem that does not stop the run, once for each.
+        folder: folder of the results, the same one for all processes.
+        on_progress: called with (finished cells, all cells).
+        warn: called with one line for every problem that does not stop the run, once for each line.
 
     Returns:
-        What there is now; None in the other processes.
+        The finished run; None in all processes but the first.
 
     Raises:
         NldiffError: the configuration is unusable, the folder holds results of other settings or cannot be written,
@@ -91,14 +96,14 @@ def evaluate(
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     problems += [line for row in rows for line in row.pop("problems")]
     write_tables(folder, rows, config.metrics, list(embeddings), config.compare_to, problems)
-    from nldiff.figures import draw  # takes its time to import, and nothing before needs it
+    from nldiff.figures import draw  # slow to import, not needed before
 
     draw(folder)
     return Outcome(folder, len(rows), sum(row["status"] != "ok" for row in rows))
 
 
 def plan(config: EvaluationConfig) -> list[Group]:
-    """All cells of an experiment, in the order in which they are run.
+    """All cells of an experiment, in the order of the run.
 
     Raises:
         NldiffError: a name is unknown, a value is out of range, there are no clips, no cells, or two of one name.
@@ -112,7 +117,7 @@ def plan(config: EvaluationConfig) -> list[Group]:
         groups.append(Group(clip, recipe, seed, tuple(methods)))
     names = Counter(group.cell(method) for group in groups for method in group.methods)
     if not names:
-        raise NldiffError(f"no method of {', '.join(config.methods)} is made for these distortions")
+        raise NldiffError(f"no method of {', '.join(config.methods)} is meant for these distortions")
     name, count = names.most_common(1)[0]
     if count > 1:
         raise NldiffError(f"{count} cells would be called {name}: methods, distortions, clips and seeds must differ")
@@ -120,19 +125,18 @@ def plan(config: EvaluationConfig) -> list[Group]:
 
 
 def _has_cells(method: str, family: str, config: EvaluationConfig) -> bool:
-    """Whether a method is made for a distortion at the run's rate; a network with named weights is taken to be."""
+    """Whether a method is meant for a distortion at the rate of the run; a network with named weights is."""
     chosen = METHODS[method]
     return (chosen.takes_weights and method in config.weights) or chosen.suits(family, config.rate)
 
 
 def _loaded_priors(config: EvaluationConfig) -> list[Prior]:
-    """The priors that the methods need, after validating methods and settings up front.
+    """The prior of the run, if a method needs one, after validating the settings up front.
 
     Raises:
-        NldiffError: an unknown prior, weights or setting.
+        NldiffError: unknown prior or setting.
     """
-    methods = [find_method(name, config.weights.get(name)) for name in config.methods]
-    if not any(method.uses_prior for method in methods):
+    if not any(METHODS[name].uses_prior for name in config.methods):
         return []
     if config.restore.prior == "auto":
         raise NldiffError("restore.prior=auto: an experiment names its prior")
@@ -143,7 +147,7 @@ def _loaded_priors(config: EvaluationConfig) -> list[Prior]:
 
 
 def _device(config: EvaluationConfig) -> str:
-    """Device of the settings; processes of `torchrun` share the machine's GPUs."""
+    """Device of the settings; the processes of `torchrun` share the GPUs of the machine."""
     local = os.environ.get("LOCAL_RANK")
     if config.restore.device == "auto" and local is not None and torch.cuda.is_available():
         return f"cuda:{int(local) % torch.cuda.device_count()}"

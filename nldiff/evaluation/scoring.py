@@ -1,4 +1,4 @@
-"""Scores of a cell, and distances between whole sets of cells."""
+"""Scores of a cell, and distances between sets of cells."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -19,14 +19,14 @@ CURVE_POINTS = 1000
 
 
 def ramp_error(case: Case, restoration: Restoration, fit_scale: bool = True) -> float:
-    """RR-MSE of the estimated curve in dB, see `nldiff.metrics.rr_mse`; both for a clean signal at `case.sigma`."""
+    """RR-MSE of the estimated curve, dB, for a clean signal of RMS `case.sigma`; see `nldiff.metrics.rr_mse`."""
     return rr_mse(_true_curve(case), _estimate(restoration), case.sigma, CURVE_POINTS, fit_scale)
 
 
 def redistorted_lsd(case: Case, restoration: Restoration) -> float:
     """LSD between the observation and the clean signal under the estimated curve (section 3.1.3 of the 2025 paper).
 
-    The polarity is the one that RR-MSE favours.
+    The clean signal has the polarity of the smaller RR-MSE.
     """
     gain, _ = input_gain(_true_curve(case), _estimate(restoration), case.sigma, CURVE_POINTS)
     return float(lsd(case.observed, restoration.curve(case.clean * gain)))
@@ -41,24 +41,24 @@ CASE_METRICS: dict[str, Callable[[Case, Restoration], float]] = {
         delta_sdr_clipped(case.clean, case.observed, result.audio, case.observed != case.clean)
     ),
 }
-"""Metrics that need more than two signals; all others are those of signals in `nldiff.metrics.METRICS`."""
+"""Metrics that need more than two signals; the others are those of signals in `nldiff.metrics.METRICS`."""
 
 CURVE_METRICS = frozenset({"rr_mse", "rr_mse_unfitted", "redistorted_lsd"})
-"""Those that judge the curve, which says something only of methods that estimate one."""
+"""Metrics of the curve, for methods that estimate one."""
 
 EMBEDDINGS: dict[str, tuple[str, Callable[[str], Embedding]]] = {
     "log_mel": ("log-mel (not FAD)", lambda _: log_mel_embedding),
     "vggish": ("VGGish (FAD)", VGGish),
     "encodec": ("EnCodec (FAD)", EnCodec),
 }
-"""Name -> what tables call it, and what makes the embedding from the path of its weights."""
+"""Name -> (label in tables, function from the path of the weights to the embedding)."""
 
 
 def check_metrics(names: Iterable[str], embeddings: Iterable[str]) -> None:
-    """Find out before the work whether all names are known.
+    """Validate up front that all names are known.
 
     Raises:
-        NldiffError: one is not.
+        NldiffError: a name is unknown.
     """
     known = [*CASE_METRICS, *(name for name, metric in METRICS.items() if metric.inputs == "signals")]
     for kind, given, table in (("metric", names, known), ("embedding", embeddings, list(EMBEDDINGS))):
@@ -72,11 +72,11 @@ def score(names: Iterable[str], case: Case, restoration: Restoration) -> tuple[d
 
     Args:
         names: keys of `CASE_METRICS` or of `METRICS`.
-        case: the truth.
-        restoration: the result, at the scale that it is to be judged at.
+        case: the distorted clip.
+        restoration: the result, at the scale at which it is judged.
 
     Returns:
-        Name to value, without those that could not be computed, and name to the reason for these.
+        Name -> value of those that could be computed, and name -> reason of the others.
     """
     values, problems = {}, {}
     for name in names:
@@ -91,13 +91,13 @@ def score(names: Iterable[str], case: Case, restoration: Restoration) -> tuple[d
 
 
 def make_embeddings(weights: Mapping[str, str | None]) -> tuple[dict[str, Embedding], list[str]]:
-    """Make what can be made of the embeddings by name.
+    """Make embeddings by name.
 
     Args:
-        weights: key of `EMBEDDINGS` -> path of the weights, None where there are none.
+        weights: key of `EMBEDDINGS` -> path of its weights; None without weights.
 
     Returns:
-        Name to embedding, and a line for each that cannot be made.
+        Name -> embedding, and one line for each that cannot be made.
     """
     made, problems = {}, []
     for name, path in weights.items():
@@ -111,7 +111,7 @@ def make_embeddings(weights: Mapping[str, str | None]) -> tuple[dict[str, Embedd
 
 
 def distance(reference: list[NDArray[np.float32]], test: list[NDArray[np.float32]]) -> float:
-    """Fréchet distance between the embeddings, `[frames, dimensions]` each, of two sets of clips.
+    """Fréchet distance between the embeddings of two sets of clips, `[frames, dimensions]` for each clip.
 
     Raises:
         NldiffError: a set has fewer than two frames.

@@ -1,4 +1,4 @@
-"""What a run leaves for reading: results.csv, results.parquet, frechet.csv and summary.md."""
+"""The tables of a run: results.csv, results.parquet, frechet.csv and summary.md."""
 
 import csv
 from collections import Counter
@@ -22,20 +22,20 @@ _SETTING = ("task", "distortion", "level", "level_name", "method")
 
 
 def cell_name(distortion: str, method: str, clip: str, seed: int) -> str:
-    """Stem of the files of a cell."""
+    """Stem of a cell's files."""
     return slug(f"{distortion}__{method}__{clip}__{seed}")
 
 
 def clean_name(clip: str) -> str:
-    """Stem of the files of a clean clip."""
+    """Stem of a clean clip's files."""
     return slug(f"clean__{clip}")
 
 
 def require_parquet() -> Any:
-    """Import what writes Parquet files.
+    """Import the module that writes Parquet files.
 
     Raises:
-        NldiffError: it is not installed.
+        NldiffError: its package is not installed.
     """
     return import_package("pyarrow.parquet", "evaluate")
 
@@ -51,12 +51,12 @@ def write_tables(
     """Write all tables of a run.
 
     Args:
-        folder: of the run.
-        rows: of the cells, with equal keys in equal order.
+        folder: folder of the run.
+        rows: one for each cell, with equal keys in equal order.
         metrics: keys of `rows` to summarise.
-        embeddings: keys of `EMBEDDINGS` whose Fréchet distances are taken, from files in `folder/embeddings`.
-        compare_to: method that the others are compared with, clip by clip.
-        problems: a line for every value that could not be computed.
+        embeddings: keys of `EMBEDDINGS` for the Fréchet distances between the files in `folder/embeddings`.
+        compare_to: the method that the others are compared with, clip by clip.
+        problems: one line for every value that could not be computed.
 
     Raises:
         NldiffError: a table cannot be written.
@@ -104,7 +104,7 @@ def summary(
 
 
 def by_clip(rows: Iterable[Row], metric: str) -> dict[str, float]:
-    """Clip -> mean of a metric over its seeds, for clips that have a value."""
+    """Clip -> mean of a metric over the seeds of the clip; clips without a value are left out."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row["status"] == "ok" and row[metric] is not None:
@@ -160,7 +160,7 @@ def _set_table(distances: Sequence[Row]) -> list[str]:
 
 
 def _distances(folder: Path, rows: Sequence[Row], embeddings: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Fréchet distances between restored and clean clips, a row for each distortion, method and embedding."""
+    """Fréchet distances between restored and clean clips: one row for each distortion, method and embedding."""
     entries, problems = [], []
     for ((distortion, method), group), kind in product(_groups(rows).items(), embeddings):
         done = [row for row in group if row["status"] == "ok"]
@@ -168,7 +168,7 @@ def _distances(folder: Path, rows: Sequence[Row], embeddings: Sequence[str]) -> 
         pairs = [[embedding_path(folder, kind, name) for name in pair] for pair in names]
         pairs = [pair for pair in pairs if all(path.is_file() for path in pair)]
         if not pairs:
-            continue  # why there is no embedding has been told when it was to be made
+            continue  # the reason was told when the embedding was to be made
         try:
             value = distance(*([np.load(path) for path in paths] for paths in zip(*pairs, strict=True)))
         except NldiffError as error:
@@ -180,7 +180,7 @@ def _distances(folder: Path, rows: Sequence[Row], embeddings: Sequence[str]) -> 
 
 
 def embedding_path(folder: Path, kind: str, name: str) -> Path:
-    """Where a run keeps the embedding of a cell or a clean clip, see `cell_name` and `clean_name`."""
+    """Path of the embedding of a cell or a clean clip; `name` is a `cell_name` or `clean_name`."""
     return folder / "embeddings" / kind / f"{name}.npy"
 
 
@@ -215,5 +215,5 @@ def _number(value: float | None, sign: str = "") -> str:
 
 
 def _count(values: int, clips: int) -> str:
-    """How many clips have a value, where not all have."""
+    """The number of clips with a value, if some have none."""
     return f" (of {values})" if 0 < values < clips else ""

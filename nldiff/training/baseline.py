@@ -38,8 +38,9 @@ class SupervisedConfig(LoopConfig):
         level: RMS of the clean audio, before the random level of the augmentation.
         distortions: one of them is drawn for every item: `name`, and each parameter either a number or a range
             `[low, high]` from which it is drawn uniformly. Names and parameters are those of
-            `nldiff.operators.parse_operator`, `sdr` and `mix` among them.
-        val_distortions: those of the validation, as texts: `hard_clip:sdr=3`.
+            `nldiff.operators.parse_operator`, `sdr` and `mix` among them. A chain, `hard_clip:sdr=3 > overdrive`, is a
+            name too; the parameters are those of its last distortion.
+        val_distortions: distortions of the validation, as texts: `hard_clip:sdr=3`.
         patience: divide the learning rate by 10 after this many validations without a new minimum of the loss; 0:
             never.
         stop_patience: end the training after this many validations without a new minimum; 0: only at `steps`.
@@ -73,10 +74,10 @@ class SupervisedConfig(LoopConfig):
 
 def draw_recipe(distortions: Sequence[Mapping[str, Any]], random: np.random.Generator) -> Recipe:
     """Draw one of `SupervisedConfig.distortions` and its parameters."""
-    entry = dict(distortions[int(random.integers(len(distortions)))])
-    name = entry.pop("name")
+    entry = distortions[int(random.integers(len(distortions)))]
     # Sorted: the order in which a file lists the parameters must not matter.
-    return Recipe.of(name, {key: float(random.uniform(*_ends(entry[key]))) for key in sorted(entry)})
+    keys = sorted(entry.keys() - {"name"})
+    return _recipe(str(entry["name"]), {key: float(random.uniform(*_ends(entry[key]))) for key in keys})
 
 
 class Pairs(Dataset[Tensor]):
@@ -198,7 +199,7 @@ def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
         "sample_rate": config.sample_rate,
         "level": config.level,
         "input_level": config.input_level,
-        "task": sorted({entry["name"] for entry in config.distortions}),
+        "task": sorted({parse_operator(str(entry["name"])).family for entry in config.distortions}),
         "training": {
             "description": config.description,
             "steps": step,
@@ -217,6 +218,12 @@ def _ends(value: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _recipe(name: str, params: Mapping[str, float]) -> Recipe:
+    """The distortion or chain of a name; `params` are those of its last distortion."""
+    assignments = ",".join(f"{key}={value!r}" for key, value in params.items())
+    return parse_operator(f"{name}:{assignments}" if assignments else name)
+
+
 def _checked_recipes(config: SupervisedConfig) -> list[Recipe]:
     """The distortions of the validation, after checking those of the training and the network's file as well."""
     if config.weights_dtype not in _WEIGHTS_DTYPES:
@@ -233,6 +240,5 @@ def _checked_recipes(config: SupervisedConfig) -> list[Recipe]:
         if any(low > high for low, high in ends.values()):
             raise NldiffError(f"distortions: {entry}: low is above high")
         for end in (0, 1):
-            assignments = ",".join(f"{key}={value[end]}" for key, value in ends.items())
-            parse_operator(f"{entry.get('name')}:{assignments}" if assignments else str(entry.get("name")))
+            _recipe(str(entry.get("name")), {key: value[end] for key, value in ends.items()})
     return [parse_operator(text) for text in config.val_distortions]

@@ -63,6 +63,12 @@ def test_pairs_are_compared_by_their_differences() -> None:
     assert result.pairs == 6
 
 
+def test_the_difference_is_the_median_of_the_pairs() -> None:
+    # differences 1, 2, 3, 4 and 90: their mean is 20; the medians differ by 2
+    result = compare([11.0, 36.0, 33.0, 44.0, 140.0], [10.0, 34.0, 30.0, 40.0, 50.0])
+    assert result.difference.estimate == 3.0
+
+
 def test_what_hides_in_unpaired_scores_shows_in_pairs() -> None:
     clips = np.linspace(0, 100, 12)
     gain = np.array([0.5, 0.6, 0.7, 0.8] * 3)

@@ -14,7 +14,7 @@ from nldiff.baselines.saved import apply_network, load_baseline
 from nldiff.cli import main
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
-from nldiff.operators import Distortion, input_sdr, parse_operator
+from nldiff.operators import Chain, Distortion, input_sdr, parse_operator
 from nldiff.operators.distortions import sox_overdrive
 from nldiff.training.baseline import (
     Pairs,
@@ -154,6 +154,34 @@ def test_amplified_clipping_is_not_scaled_back(config: SupervisedConfig) -> None
     x, y = pairs_of(config, name="amplified_clip", gain_db=40)[0, 0, 960]
     assert float(x.square().mean().sqrt()) == pytest.approx(0.06, rel=1e-4)
     torch.testing.assert_close(y, (100 * x).clamp(-1, 1))
+
+
+CHAIN = "hard_clip:sdr=3 > overdrive:gain_db=20,colour=0; mix=0.5"
+
+
+def test_a_chain_may_be_drawn(config: SupervisedConfig) -> None:
+    x, y = pairs_of(config, name=CHAIN)[0, 0, 960]
+    truth = parse_operator(CHAIN).build(x)
+    assert isinstance(truth, Chain)
+    assert torch.equal(y, truth(x))
+    assert input_sdr(x, truth.operators[0](x)) == pytest.approx(3, abs=2e-3)
+
+
+def test_parameters_beside_a_chain_are_those_of_its_last_distortion() -> None:
+    entry = {"name": "hard_clip:sdr=3 > overdrive", "gain_db": [20, 50], "colour": 20}
+    random = np.random.default_rng(0)
+    drawn = [draw_recipe([entry], random) for _ in range(500)]
+    assert all(recipe.parts[0] == ("hard_clip", {"sdr": 3.0}) for recipe in drawn)
+    gains = np.array([recipe.parts[1].params["gain_db"] for recipe in drawn])
+    assert (gains.mean(), gains.std()) == pytest.approx((35, 30 / math.sqrt(12)), rel=0.06)
+    assert {recipe.parts[1].params["colour"] for recipe in drawn} == {20.0}
+
+
+def test_a_training_on_chains_and_effects_has_columns_for_them(config: SupervisedConfig) -> None:
+    config = replace(config, distortions=[{"name": CHAIN}], val_distortions=[CHAIN, "overdrive:gain_db=35,colour=20"])
+    train_supervised(config)
+    assert {CHAIN, "overdrive:gain_db=35,colour=20"} <= set(validations(config)[0])
+    assert load_baseline(Path(config.run_dir) / "baseline.safetensors").config["task"] == ["hard_clip > overdrive"]
 
 
 # ------------------------------------------------------------ loss and schedule
@@ -378,6 +406,8 @@ def test_bfloat16_is_close(config: SupervisedConfig, tmp_path: Path) -> None:
         ({"val_distortions": []}, "^distortions and val_distortions: at least one of each expected"),
         ({"distortions": [{"sdr": [1, 2]}]}, "unknown distortion 'None'"),
         ({"distortions": [{"name": "fuzz"}]}, "unknown distortion 'fuzz'"),
+        ({"distortions": [{"name": "half_wave > fuzz"}]}, "unknown distortion 'fuzz'"),
+        ({"distortions": [{"name": "hard_clip:sdr=3", "mix": 0.5}]}, "sdr=3:mix=0.5 is not a number"),
         ({"distortions": [{"name": "hard_clip", "level": [1, 2]}]}, "no parameter 'level'"),
         ({"distortions": [{"name": "hard_clip", "sdr": [10, 0.1]}]}, "^distortions: .*sdr.*: low is above high"),
         ({"distortions": [{"name": "hard_clip", "sdr": [1, 2, 3]}]}, r"a number or \[low, high\] expected"),

@@ -1,10 +1,6 @@
-import json
-import os
-import re
-import shutil
-import subprocess
+"""`nldiff restore`: bad input and arguments, several inputs, settings, known distortions, methods."""
+
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +10,25 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from command_line import (
+    names,
+    one_line,
+    quick_sampler,
+    report,
+    restore,
+    results,
+    run,
+    samples,
+    undrawn,
+    write,
+)
 from helpers import TINY_RATE, FakeSampler, clipped, plucked, save_tiny_baseline, save_tiny_prior
 
-import nldiff
 from nldiff.baselines.saved import load_baseline
-from nldiff.cli import infer_main, main
 from nldiff.errors import NldiffError
+from nldiff.metrics import si_sdr
+from nldiff.operators import parse_operator
 from nldiff.priors.saved import Prior, load_prior
-from nldiff.training.loop import StepReport
-from nldiff.training.prior import TrainingConfig
-
-ROOT = Path(__file__).parents[1]
-SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 
 
 @pytest.fixture(scope="module")
@@ -40,43 +43,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
-    """Neither samples nor draws."""
-    sampler = FakeSampler()
-    monkeypatch.setattr("nldiff.restoration.task.sample", sampler)
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
-    return sampler
-
-
-def write(path: Path, seconds: float = 0.2, seed: int = 0) -> Path:
-    sf.write(path, clipped(seconds, TINY_RATE, seed=seed).T, TINY_RATE)
-    return path
-
-
-def results(*stems: str) -> set[str]:
-    return {f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES}
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-
-
-def run(prior: Path, output: Path, *arguments: str | Path) -> int:
-    return infer_main([*map(str, arguments), "--output", str(output), "--prior", str(prior)])
-
-
-def report(output: Path, stem: str = "take") -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((output / f"{stem}.json").read_text())
-    return content
-
-
-def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The single line on stderr, with nothing on stdout."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert err.endswith("\n")
-    return err
+    return quick_sampler(monkeypatch)
 
 
 # ------------------------------------------------------------ bad input
@@ -87,22 +54,18 @@ def _truncated(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
-def _samples(value: Any, rate: int = TINY_RATE) -> Callable[[Path], None]:
-    return lambda path: sf.write(path, np.asarray(value, dtype=np.float32), rate, subtype="FLOAT")
-
-
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (lambda path: None, "does not exist"),
     "empty": (lambda path: path.touch(), "empty"),
     "truncated": (_truncated, "truncated"),
     "text": (lambda path: path.write_text("no audio, but long enough to be some" * 100), "not a readable audio file"),
     "bytes": (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "not a readable audio file"),
-    "silent": (_samples(np.zeros(4000)), "silent"),
-    "nan": (_samples(np.r_[plucked(0.2, TINY_RATE), np.nan]), "NaN"),
-    "constant": (_samples(np.full(4000, 0.5)), "constant"),
-    "one sample": (_samples([0.5]), "too short"),
-    "no samples": (_samples([]), "no samples|too short"),
-    "eight channels": (_samples(np.random.default_rng(0).standard_normal((4000, 8))), "8 channels"),
+    "silent": (samples(np.zeros(4000)), "silent"),
+    "nan": (samples(np.r_[plucked(0.2, TINY_RATE), np.nan]), "NaN"),
+    "constant": (samples(np.full(4000, 0.5)), "constant"),
+    "one sample": (samples([0.5]), "too short"),
+    "no samples": (samples([]), "no samples|too short"),
+    "eight channels": (samples(np.random.default_rng(0).standard_normal((4000, 8))), "8 channels"),
 }
 
 
@@ -124,6 +87,9 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "unknown prior": (["--prior", "violin"], ["violin", "guitar"]),
     "misspelt key": (["stesp=3"], ["stesp"]),
     "misspelt sampler key": (["sampler.stesp=3"], ["stesp", "steps"]),
+    "misspelt key of another group": (["refinement.nmae=none"], ["nmae", "name"]),
+    "value of another group": (["cost.hop=fast"], ["cost.hop", "fast"]),
+    "refinement": (["refinement.name=sharp"], ["refinement.name=sharp", "auto", "none"]),
     "value of another type": (["seed=first"], ["seed", "first"]),
     "sampler value of another type": (["sampler.zeta=strong"], ["zeta", "strong"]),
     "band": (["above_band=mix"], ["above_band=mix", "drop"]),
@@ -140,6 +106,9 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "known without value": (["--known", "hard_clip:threshold"], ["hard_clip:threshold"]),
     "known out of range": (["--known", "carbon_mic:asymmetry=2"], ["asymmetry=2"]),
     "known by sdr": (["--known", "hard_clip:sdr=3"], ["sdr"]),
+    "known chain by sdr": (["--known", "hard_clip:sdr=3 > half_wave"], ["sdr"]),
+    "known chain": (["--known", "half_wave > hrad_clip"], ["hrad_clip", "hard_clip"]),
+    "mix of a known chain": (["--known", "half_wave > hard_clip; mix=2"], ["mix=2"]),
     "distort name": (["--distort", "hard_clp:sdr=3"], ["hard_clp"]),
     "distort parameter": (["--distort", "hard_clip:srd=3"], ["srd"]),
     "distort value": (["--distort", "hard_clip:sdr=three"], ["three"]),
@@ -156,7 +125,7 @@ def test_a_bad_argument_is_one_line_and_no_result(
 ) -> None:
     arguments, named = BAD_ARGUMENTS[kind]
     # later options win, and so does the bad prior
-    assert infer_main([str(source), "--output", str(tmp_path / "out"), "--prior", str(prior), *arguments]) == 1
+    assert restore(source, "--output", tmp_path / "out", "--prior", prior, *arguments) == 1
     line = one_line(capsys)
     for text in named:
         assert text in line
@@ -168,9 +137,10 @@ BAD_METHODS: dict[str, tuple[list[str], list[str]]] = {
     "file": (["--method", "none.safetensors"], ["none.safetensors"]),
     "weights": (["--method", "umx", "--weights", "none.safetensors"], ["none.safetensors"]),
     "weights elsewhere": (["--method", "aspade", "--weights", "x.safetensors"], ["--weights x.safetensors"]),
-    "prior": (["--method", "aspade", "--prior", "guitar"], ["--prior guitar", "blind"]),
+    "prior": (["--method", "aspade", "--prior", "guitar"], ["--prior guitar", "aspade"]),
     "waveshaper": (["--method", "aspade", "--waveshaper", "mlp"], ["--waveshaper mlp"]),
     "steps": (["--method", "aspade", "--steps", "5"], ["--steps 5"]),
+    "informed of nothing": (["--method", "informed"], ["informed", "--known"]),
     "samples": (["--method", "aspade", "--samples", "2"], ["--samples 2", "aspade"]),
     "mask of what is not known": (["--method", "irm"], ["irm", "--distort"]),
     "known": (["--method", "irm", "--known", "half_wave", "--distort", "half_wave"], ["--known half_wave"]),
@@ -188,7 +158,7 @@ def test_a_method_that_cannot_be_used_is_one_line_and_no_result(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "voicefixer", None)
     arguments, named = BAD_METHODS[kind]
-    assert infer_main([str(source), "--output", str(tmp_path / "out"), *arguments]) == 1
+    assert restore(source, "--output", tmp_path / "out", *arguments) == 1
     line = one_line(capsys)
     for text in named:
         assert text in line
@@ -214,7 +184,7 @@ def test_a_misspelt_option_is_refused_with_the_usage(
 @pytest.mark.parametrize("arguments", [[], ["take.wav"], ["--output", "out"]])
 def test_input_and_output_are_needed(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        infer_main(arguments)
+        restore(*arguments)
     assert caught.value.code == 2
 
 
@@ -326,7 +296,7 @@ def test_results_do_not_overwrite_inputs(prior: Path, tmp_path: Path, capsys: py
 def test_samples_are_those_of_the_following_seeds(
     prior: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    undrawn(monkeypatch)
     assert run(prior, tmp_path / "two", source, "--samples", "2", "--seed", "4") == 0
     assert names(tmp_path / "two") == results("take.1", "take.2")
     assert run(prior, tmp_path / "one", source, "--seed", "5") == 0
@@ -355,9 +325,38 @@ def test_options_beat_arguments_beat_the_config_file_beats_the_prior(
     assert run(prior, tmp_path / "out", source, "--config", path, *arguments) == 0
     made = report(tmp_path / "out")
     assert (made["seed"], made["config"]["chunk_seconds"], made["config"]["waveshaper"]) == (3, 2.0, "mlp")
-    used = made["sampler"]
-    assert (used["steps"], used["zeta"], used["churn"], used["operator_iterations"]) == (7, 0.2, 3.0, 2)
+    used = made["settings"]["sampler"]
+    assert (used["steps"], used["zeta"], used["churn"]) == (7, 0.2, 3.0)
+    assert made["settings"]["operator_fit"]["iterations"] == 2
     assert quick.calls[0]["settings"].steps == 7
+
+
+def test_settings_of_version_0_1_are_those_of_the_groups(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
+) -> None:
+    old = "sampler: {refine_iterations: 0, heun: true, cost_n_fft: 512, operator_betas: [0.5, 0.6]}\n"
+    new = "sampler: {name: heun}\nrefinement: {name: none}\ncost: {n_fft: 512}\noperator_fit: {betas: [0.5, 0.6]}\n"
+    found = []
+    for name, content in (("old", old), ("new", new)):
+        (tmp_path / f"{name}.yaml").write_text(content)
+        # a prior without a word on the refinement has one by default
+        assert run(prior, tmp_path / name, source, "--config", tmp_path / f"{name}.yaml") == 0
+        found.append(report(tmp_path / name)["settings"])
+    arguments = ["sampler.refine_iterations=0", "sampler.heun=true", "sampler.cost_n_fft=512"]
+    assert run(prior, tmp_path / "keys", source, *arguments, "sampler.operator_betas=[0.5,0.6]") == 0
+    found.append(report(tmp_path / "keys")["settings"])
+    assert found[0] == found[1] == found[2]
+    assert (found[0]["sampler"]["name"], found[0]["refinement"]["name"]) == ("heun", "none")
+    assert (found[0]["cost"]["n_fft"], found[0]["operator_fit"]["betas"]) == (512, [0.5, 0.6])
+    assert [call["settings"].name for call in quick.calls] == 3 * ["heun"]
+
+
+def test_todays_name_of_a_setting_beats_the_old_one(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
+) -> None:
+    arguments = ["sampler.cost_n_fft=512", "cost.n_fft=256", "cost.hop=64"]
+    assert run(prior, tmp_path / "out", source, *arguments) == 0
+    assert report(tmp_path / "out")["settings"]["cost"]["n_fft"] == 256
 
 
 def test_the_prior_is_chosen_unless_one_is_named(
@@ -376,9 +375,9 @@ def test_the_prior_is_chosen_unless_one_is_named(
         return [replace(loaded, name="first"), replace(loaded, name="second")]
 
     errors = {"first": -1.5, "second": -2.25}
-    monkeypatch.setattr("nldiff.cli.load_candidates", candidates)
+    monkeypatch.setattr("nldiff.cli.restore.load_candidates", candidates)
     monkeypatch.setattr("nldiff.priors.choice.denoising_error_db", lambda prior, *_: errors[prior.name])
-    assert infer_main([str(source), "--output", str(tmp_path / "auto")]) == 0
+    assert restore(source, "--output", tmp_path / "auto") == 0
     assert asked == ["auto"]
     assert (
         "\n  prior second, the lowest denoising error of: first -1.50 dB, second -2.25 dB\n" in capsys.readouterr().out
@@ -409,7 +408,7 @@ def test_the_restored_band_is_said(
     said: str,
 ) -> None:
     path = tmp_path / "take.wav"
-    _samples(plucked(0.3, rate), rate)(path)
+    samples(plucked(0.3, rate), rate)(path)
     assert run(prior, tmp_path / "out", path, f"above_band={option}") == 0
     assert said in capsys.readouterr().out
     assert report(tmp_path / "out")["restored_band_hz"] == 4000
@@ -421,7 +420,10 @@ def test_the_waveshaper_is_the_one_asked_for(
 ) -> None:
     assert run(prior, tmp_path / "out", source, "--waveshaper", waveshaper) == 0
     expected = {"ccr": "CatmullRom", "mlp": "MLP", "sumtanh": "SumTanh"}[waveshaper]
-    assert type(quick.calls[0]["curve"]).__name__ == expected
+    assert type(quick.calls[0]["operator"]).__name__ == expected
+    assert run(prior, tmp_path / "method", source, "--method", waveshaper) == 0
+    assert type(quick.calls[-1]["operator"]).__name__ == expected
+    assert report(tmp_path / "method")["method"] == waveshaper
 
 
 def test_options_and_inputs_may_alternate(prior: Path, tmp_path: Path, quick: FakeSampler) -> None:
@@ -438,9 +440,58 @@ def test_a_known_distortion(prior: Path, source: Path, tmp_path: Path, quick: Fa
     assert np.max(np.abs(table[:, 1])) == pytest.approx(0.15, rel=1e-5)
 
 
+@pytest.mark.parametrize("method", [[], ["--method", "blind"], ["--method", "informed"]])
+def test_a_known_distortion_makes_blind_restoration_an_informed_one(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler, method: list[str]
+) -> None:
+    assert run(prior, tmp_path / "out", source, *method, "--known", "hard_clip:threshold=0.15") == 0
+    assert report(tmp_path / "out")["method"] == "informed"
+    assert [call["trainable"] for call in quick.calls] == len(quick.calls) * [0]
+
+
+KNOWN = {
+    "hard_clip:threshold=0.12 > hard_clip:threshold=0.08": [(-0.14, -0.08), (0.05, 0.05)],
+    "hard_clip:threshold=0.12 > hard_clip:threshold=0.08; mix=0.5": [(0.05, 0.05), (0.14, 0.11)],
+    # x / 2 + 3/4 w(10 x) with the cubic clipper w
+    "overdrive:gain_db=20,colour=0": [(0.05, 0.025 + 0.75 * (0.5 - 0.5**3 / 3)), (0.12, 0.06 + 0.75 * 2 / 3)],
+    "overdrive:gain_db=20,colour=0 > hard_clip:threshold=0.3": [(0.02, 0.01 + 0.75 * (0.2 - 0.2**3 / 3)), (0.12, 0.3)],
+}
+
+
+@pytest.mark.parametrize("text", KNOWN)
+def test_chains_and_effects_may_be_known(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler, text: str
+) -> None:
+    assert run(prior, tmp_path / "out", source, "--known", text) == 0
+    made = report(tmp_path / "out")
+    known = parse_operator(made["known"])
+    assert (made["method"], known.family) == ("informed", parse_operator(text).family)
+    # What was sampled is the observation, so that the table of the static curve is in units of the recording.
+    x, y = np.loadtxt(tmp_path / "out" / "take.curve.csv", delimiter=",", skiprows=1).T
+    for clean, distorted in KNOWN[text]:
+        assert np.interp(clean, x, y) == pytest.approx(distorted, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text", ["hard_clip:sdr=3 > overdrive:gain_db=20; mix=0.5", "overdrive:gain_db=35,colour=20", "hard_clip:sdr=5"]
+)
+def test_chains_and_effects_distort_a_clean_input(prior: Path, tmp_path: Path, quick: FakeSampler, text: str) -> None:
+    path = tmp_path / "clean.wav"
+    samples(plucked(0.3, TINY_RATE))(path)
+    assert run(prior, tmp_path / "out", path, "--distort", text) == 0
+    clean = torch.from_numpy(sf.read(path, dtype="float32")[0])
+    truth = parse_operator(text).build(clean)
+    made = report(tmp_path / "out", "clean")
+    assert made["distortion"] == str(truth)
+    assert made["scores"]["before"]["si_sdr_db"] == pytest.approx(float(si_sdr(clean, truth(clean))), abs=1e-4)
+    # what was drawn is the observation: nothing was undone, and no signal is told
+    assert made["scores"]["after"]["si_sdr_db"] == pytest.approx(made["scores"]["before"]["si_sdr_db"], abs=0.01)
+    assert (made["known"], made["method"]) == (None, "blind")
+
+
 def test_huge_amplitudes_are_restored(prior: Path, tmp_path: Path, quick: FakeSampler) -> None:
     path = tmp_path / "huge.wav"
-    _samples(1e30 * plucked(0.2, TINY_RATE))(path)
+    samples(1e30 * plucked(0.2, TINY_RATE))(path)
     assert run(prior, tmp_path / "out", path) == 0
     restored = sf.read(tmp_path / "out" / "huge.restored.wav")[0]
     assert np.max(np.abs(restored)) == pytest.approx(0.999, rel=1e-5)
@@ -465,10 +516,10 @@ def test_a_network_restores(
     monkeypatch: pytest.MonkeyPatch,
     named: str,
 ) -> None:
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
-    monkeypatch.setattr("nldiff.cli.load_candidates", lambda *_: pytest.fail("no prior is needed"))
+    undrawn(monkeypatch)
+    monkeypatch.setattr("nldiff.cli.restore.load_candidates", lambda *_: pytest.fail("no prior is needed"))
     arguments = ["--method", str(baseline)] if named == "method" else ["--method", "umx", "--weights", str(baseline)]
-    assert infer_main([str(source), "--output", str(tmp_path / "out"), "--device", "cpu", *arguments]) == 0
+    assert restore(source, "--output", tmp_path / "out", "--device", "cpu", *arguments) == 0
     assert names(tmp_path / "out") == results("take")
     out, err = capsys.readouterr()
     assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  restored up to 4000 Hz\n  curve" in out
@@ -483,11 +534,11 @@ def test_a_network_restores(
 def test_declipping_finds_the_level_and_may_be_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
-    _samples(clipped(0.5, TINY_RATE)[0])(tmp_path / "take.wav")
+    undrawn(monkeypatch)
+    samples(clipped(0.5, TINY_RATE)[0])(tmp_path / "take.wav")
     found, told = tmp_path / "found", tmp_path / "told"
     for folder, known in ((found, []), (told, ["--known", "hard_clip:threshold=0.15"])):
-        assert infer_main([str(tmp_path / "take.wav"), "--output", str(folder), "--method", "aspade", *known]) == 0
+        assert restore(tmp_path / "take.wav", "--output", folder, "--method", "aspade", *known) == 0
     # only the absolute stopping rule sees another scale
     one, two = (sf.read(folder / "take.restored.wav")[0] for folder in (found, told))
     assert np.mean((one - two) ** 2) < 0.01 * np.mean(one**2)
@@ -501,48 +552,13 @@ def test_declipping_finds_the_level_and_may_be_told(
 
 
 def test_the_mask_is_scored(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    undrawn(monkeypatch)
     path = tmp_path / "clean.wav"
-    _samples(plucked(0.5, TINY_RATE))(path)
+    samples(plucked(0.5, TINY_RATE))(path)
     arguments = ["--method", "irm", "--distort", "hard_clip:sdr=5", "--quiet"]
-    assert infer_main([str(path), "--output", str(tmp_path / "out"), *arguments]) == 0
+    assert restore(path, "--output", tmp_path / "out", *arguments) == 0
     scores = report(tmp_path / "out", "clean")["scores"]
     assert scores["after"]["si_sdr_db"] > scores["before"]["si_sdr_db"] + 2
-
-
-# ------------------------------------------------------------ what is printed
-
-
-def test_the_summary_says_what_was_found(
-    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
-) -> None:
-    path = tmp_path / "clean.wav"
-    _samples(plucked(0.3, TINY_RATE))(path)
-    assert run(prior, tmp_path / "out", path, "--distort", "hard_clip:sdr=3") == 0
-    out = capsys.readouterr().out
-    made = report(tmp_path / "out", "clean")
-    assert out.startswith(f"clean.wav -> {tmp_path / 'out' / 'clean.restored.wav'}\n")
-    assert "3 steps, 3 network evaluations" in out
-    assert f"to {made['explained_db']:.1f} dB" in out
-    for when in ("before", "after"):
-        assert f"SI-SDR {made['scores'][when]['si_sdr_db']:.2f} dB" in out
-    # the curve is still the identity it started as: the last point of the table is the peak
-    last = out.split("->")[-1].split()[0]
-    assert float(last) == pytest.approx(np.max(np.abs(sf.read(tmp_path / "out" / "clean.restored.wav")[0])), abs=2e-3)
-
-
-def test_the_curve_is_told_where_the_samples_are(
-    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler
-) -> None:
-    x = plucked(3.0, TINY_RATE)
-    x[12000] = 0.95  # a single sample far beyond the others
-    _samples(x)(tmp_path / "take.wav")
-    assert run(prior, tmp_path / "out", tmp_path / "take.wav") == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if "curve (restored" in line)
-    points = [float(pair.split()[0]) for pair in line.split(": ")[1].split("  ")]
-    peak = report(tmp_path / "out")["curve_range"]
-    assert points == pytest.approx([-peak, -0.5 * peak, -0.1 * peak, 0.1 * peak, 0.5 * peak, peak], abs=1e-3)
-    assert 0.4 < peak < 0.6
 
 
 def test_quiet_prints_nothing(
@@ -560,32 +576,12 @@ def test_progress_is_shown_on_stderr(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
+    undrawn(monkeypatch)
     assert run(prior, tmp_path / "out", source) == 0
     out, err = capsys.readouterr()
     assert "take: 100%" in err
     assert "3/3" in err
     assert "%" not in out
-
-
-def test_the_speed_of_a_resumed_training_is_that_of_its_new_steps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def resumed(config: TrainingConfig, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
-        for step in range(8001, 8007):
-            time.sleep(0.05)
-            on_step(StepReport(step, config.steps, 1.0))
-        return tmp_path / "prior.safetensors"
-
-    monkeypatch.setattr("nldiff.cli.train", resumed)
-    monkeypatch.setenv("NLDIFF_DATA", str(tmp_path))
-    config = str(ROOT / "configs/train/guitar_small.yaml")
-    assert main(["train", "--config", config, "steps=10000", "--resume"]) == 0
-    err = capsys.readouterr().err
-    assert "8006/10000" in err
-    speeds = [float(speed) for speed in re.findall("([0-9.]+)step/s", err)]
-    assert speeds
-    assert max(speeds) < 21
 
 
 def test_an_interruption_leaves_nothing_and_is_130(
@@ -598,99 +594,3 @@ def test_an_interruption_leaves_nothing_and_is_130(
     assert run(prior, tmp_path / "out", source, "--quiet") == 130
     assert capsys.readouterr() == ("", "interrupted\n")
     assert names(tmp_path / "out") == set()
-
-
-# ------------------------------------------------------------ the nldiff command
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"nldiff {nldiff.__version__}\n"
-
-
-@pytest.mark.parametrize("arguments", [[], ["repair"], ["--output", "out"]])
-def test_a_command_is_needed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: nldiff")
-
-
-@pytest.mark.parametrize("command", ["restore", "train"])
-def test_every_command_explains_its_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([command, "--help"])
-    assert caught.value.code == 0
-    out = capsys.readouterr().out
-    assert out.startswith(f"usage: nldiff {command}")
-    assert "--config" in out
-
-
-def test_nldiff_restore_is_infer(prior: Path, source: Path, tmp_path: Path, quick: FakeSampler) -> None:
-    arguments = ["restore", "--quiet", str(source), "--output", str(tmp_path / "out"), "--prior", str(prior)]
-    assert main([*arguments, "seed=9"]) == 0
-    assert report(tmp_path / "out")["seed"] == 9
-
-
-def test_a_misspelt_training_setting_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "train.yaml"
-    path.write_text(f"run_dir: {tmp_path / 'run'}\n")
-    assert main(["train", "--config", str(path), "stpes=3"]) == 1
-    assert "stpes" in one_line(capsys)
-    assert not (tmp_path / "run").exists()
-
-
-# ------------------------------------------------------------ as programs
-
-
-def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT)
-
-
-def test_infer_py_restores_and_reports_what_it_could_not(prior: Path, source: Path, tmp_path: Path) -> None:
-    shutil.copy(source, tmp_path / "übung 2.wav")
-    (tmp_path / "bad.wav").write_text("no audio")
-    inputs = [source, tmp_path / "bad.wav", tmp_path / "übung 2.wav"]
-    done = program("infer.py", *inputs, "--output", tmp_path / "out", "--prior", prior, "--device", "cpu", "--quiet")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: {tmp_path / 'bad.wav'} is not a readable audio file, or its header is damaged\n"
-    assert names(tmp_path / "out") == results("take", "übung 2")
-
-
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere than on Unix all names are text")
-def test_names_that_are_no_text(source: Path, tmp_path: Path) -> None:
-    inputs, folder = [os.fsencode(tmp_path) + name for name in (b"/caf\xe9.wav", b"/bad\xff.wav")], tmp_path / "out"
-    os.replace(source, inputs[0])
-    Path(os.fsdecode(inputs[1])).write_text("no audio")
-    done = program("infer.py", *map(os.fsdecode, inputs), "--output", folder, "--method", "aspade")
-    assert done.returncode == 1
-    assert done.stdout.startswith("caf\\udce9.wav -> ")
-    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/bad\\udcff.wav is not a readable audio file")
-    assert "Traceback" not in done.stderr
-    written = set(os.listdir(os.fsencode(folder)))
-    assert written == {b"caf\xe9" + suffix.encode() for suffix in SUFFIXES}
-
-
-def test_a_bad_argument_of_the_program_is_one_line_without_a_traceback(source: Path, tmp_path: Path) -> None:
-    program_text = "from nldiff.cli import main; raise SystemExit(main())"
-    done = program("-c", program_text, "restore", source, "--output", tmp_path / "out", "--prior", "violin")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: unknown prior 'violin'")
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP comes with the Linux build of PyTorch")
-@pytest.mark.parametrize(
-    ("given", "expected"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")]
-)
-def test_idle_threads_give_way_unless_the_user_says_otherwise(given: dict[str, str], expected: str) -> None:
-    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment |= given | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", "import nldiff"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert re.findall("GOMP_SPINCOUNT = '([0-9]+)'", done.stderr) == [expected]
