@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one thread, a tiny score network, synthetic guitar recordings."""
+"""Fixtures for all tests: one thread, a tiny network and prior, a sampler that changes nothing, synthetic guitar."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from helpers import FakeSampler, load_tiny_prior, use_sampler
 from hypothesis import settings
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+
+from nldiff.priors import Prior
 
 settings.register_profile("nldiff", deadline=None)
 settings.load_profile("nldiff")
@@ -55,3 +58,17 @@ def guitar_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_network() -> dict[str, Any]:
     """Name and arguments of a network of three octaves that runs in milliseconds; its granule is 48 samples."""
     return {"name": "cqtunet", "channels": [8, 8, 8], "layers": [1, 1, 1], "bins_per_octave": 8, "embedding": 16}
+
+
+@pytest.fixture(scope="session")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    """A tiny prior of random weights."""
+    return load_tiny_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
+    """What the methods with a prior draw from; it answers with what it gets."""
+    sampler = FakeSampler()
+    use_sampler(monkeypatch, sampler)
+    return sampler
