@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.operators.distortions import calibrate
+from nldiff.operators import calibrate
 from nldiff.priors.choice import choose_prior, denoising_error_db, load_candidates
 from nldiff.priors.saved import SHIPPED, Prior
 from nldiff.sound.recording import Recording
