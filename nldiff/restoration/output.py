@@ -172,21 +172,20 @@ def _json_values(value: Any) -> Any:
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """Hidden folder in `folder` that goes away with everything left in it.
 
-    `folder` is created if needed; if the block fails, it goes away as well.
+    `folder` is created if needed; if nothing is left in it, it goes away again.
 
     Raises:
         NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
     """
-    useless = not folder.exists()
+    created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
             yield Path(scratch)
-        useless = False
     except (OSError, soundfile.SoundFileError) as error:
         raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
     finally:
-        if useless:
+        if created:
             with suppress(OSError):
                 folder.rmdir()
 

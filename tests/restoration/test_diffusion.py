@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from nldiff.errors import NldiffError
 from nldiff.operators import DISTORTIONS, Distortion, Operator
 from nldiff.priors.saved import Prior
+from nldiff.restoration.diffusion import calls
 from nldiff.restoration.job import Job
 from nldiff.restoration.methods import find_method
 from nldiff.restoration.pipeline import restore, run_method
 from nldiff.restoration.result import Fit, settle
 from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.workspace import make_workspace
 from nldiff.sampling import Posterior, sample
 from nldiff.sound.recording import Recording
 
@@ -305,3 +307,17 @@ def test_an_operator_with_memory_is_sampled_at_the_rate_of_the_prior(prior: Prio
     torch.testing.assert_close(fake.calls[0]["operator"](x), slow(x / gain) * gain)
     assert fit.operator is not None
     torch.testing.assert_close(fit.operator(x), known(x / gain) * gain)
+
+
+@pytest.mark.parametrize(
+    ("channels", "batch_size", "expected"),
+    [(1, 3, [[0, 2, 4]]), (2, 3, [[0], [2], [4]]), (2, 5, [[0, 2], [4]]), (2, 1, [[0], [2], [4]])],
+)
+def test_chunks_are_left_to_restore_as_many_at_a_time_as_fit_into_a_batch(
+    prior: Prior, channels: int, batch_size: int, expected: list[list[int]]
+) -> None:
+    recording = Recording.from_array(clipped(2.1, TINY_RATE, channels), TINY_RATE)
+    config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, batch_size=batch_size)
+    work = make_workspace(recording, prior, config, None)
+    assert len(work.starts) == 5
+    assert calls(work, [1, 3]) == expected

@@ -231,6 +231,17 @@ def test_what_was_not_distorted_keeps_its_scale_where_a_method_fixes_it(
         np.testing.assert_allclose(level.audio, loss * x.numpy(), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", ["aspade", "sspade"])
+def test_clean_is_what_comes_before_the_gain_of_a_known_operator(name: str) -> None:
+    x = signals()[0]
+    known = Distortion("amplified_clip", {"gain_db": 20.0, "threshold": 3.0})
+    y = known(torch.from_numpy(x)).numpy()
+    job = Job(Recording.from_array(y, TINY_RATE), replace(CONFIG, chunk_seconds=2.0), known=known)
+    result = restore_job(find_method(name), job, own_scale=True)
+    quiet = np.abs(y) < 2.9
+    np.testing.assert_allclose(result.audio[quiet], x[quiet], rtol=1e-4)
+
+
 @pytest.mark.parametrize("gain", [2.0**-6, 8.0])
 @pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.fixes_scale))
 def test_methods_that_fix_the_scale_follow_that_of_recording_and_operator(
