@@ -46,10 +46,10 @@ class Prior:
         Groups are "sampler", "cost", "operator_fit", "refinement" and "polish", each of them optional. Files of version
         0.1 hold one flat group, which is translated.
         """
-        if "settings" in self.config:
-            return self.config["settings"]
+        if "sampler" not in self.config:
+            return self.config.get("settings", {})
         # Version 0.1 refined only where the prior asked for it.
-        return translate_settings({"refine_iterations": 0} | self.config.get("sampler", {}))
+        return translate_settings({"refine_iterations": 0} | self.config["sampler"])
 
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:

@@ -98,16 +98,18 @@ METHODS: dict[str, Method] = {
 """Name to method; those of waveshapers are blind restoration with that family of curves."""
 
 
-def find_method(name: str, weights: str | None = None) -> Method:
+def find_method(name: str | Method, weights: str | None = None) -> Method:
     """The method of a name, after validating that its weights exist.
 
     Args:
-        name: key of `METHODS`, or weights of a network by name or path.
+        name: key of `METHODS`, or weights of a network by name or path; what was found before is returned as it is.
         weights: name or path of weights, for networks only.
 
     Raises:
         NldiffError: unknown method or weights, or weights that cannot be loaded.
     """
+    if isinstance(name, Method):
+        return name
     if name in METHODS:
         method = replace(METHODS[name], name=name)
     elif name in SHIPPED or Path(name).is_file():

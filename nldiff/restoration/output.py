@@ -21,7 +21,6 @@ from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import Operator, Recipe
 from nldiff.priors import Prior
-from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.job import Job, OnStep
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.pipeline import run_method
@@ -79,9 +78,7 @@ def restore_file(
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
-    chosen = (
-        method if isinstance(method, Method) else find_method(method or ("informed" if known else "blind"), weights)
-    )
+    chosen = find_method(method or ("informed" if known else "blind"), weights)
     recording, truth, clean = _distorted(source, distort)
     priors = [prior] if isinstance(prior, Prior) else list(prior)
     job = Job(recording, config, priors, weights, known, clean)
@@ -89,41 +86,48 @@ def restore_file(
     results = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
     with scratch_folder(folder) as scratch:
-        for path in results:
-            if path.is_dir():
-                raise NldiffError(f"{path} is a folder: it is in the way of a result")
+        _require_files(results)
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
             fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
-        if fit.operator is None:
-            fit = dataclasses.replace(fit, operator=fitted_curve(recording, partial(_read, raw)))
-        gain, curve, explained_db = settle(fit, recording, partial(_read, raw))
-
-        audio, table, picture, report_path = (scratch / path.name for path in results)
-        peak = _write_scaled(raw, audio, recording, gain)
-        grid = np.linspace(-peak, peak, _CURVE_POINTS)
-        outputs = curve(grid)
-        _write_table(table, grid, outputs)
-        stride = max(1, recording.frames // _PICTURE_SAMPLES)
-        shown = [_read(audio, start, frames)[:, ::stride].ravel() for start, frames in recording.blocks()]
-        samples = np.concatenate(shown)
-        plots.save_figure(plots.plot_curve(grid, outputs, samples), picture)
-
-        report = _report(source, job, fit) | {
-            "method": chosen.name,
-            "weights": fit.weights,
-            "curve_range": float(np.quantile(np.abs(samples), _SHOWN)),
-            "restored": audio.name,
-            "explained_db": explained_db,
-            "gain": gain,
-        }
-        if clean is not None and truth is not None:
-            restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
-            report |= {"distortion": str(truth), "scores": scores(clean, observed, restored, truth, curve)}
-        report_path.write_text(json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        report = _report(source, job, fit) | {"method": chosen.name, "weights": fit.weights}
+        report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
+        text = json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n"
+        (scratch / results[-1].name).write_text(text, encoding="utf-8")
         for path in results:
             (scratch / path.name).replace(path)
     return Outputs(results[0], results[1], results[2], results[3], report)
+
+
+def _write_results(paths: list[Path], raw: Path, job: Job, fit: Fit, truth: Operator | None) -> dict[str, Any]:
+    """Write audio, table and picture from what the method emitted; returns what the report says of them."""
+    audio, table, picture, _ = paths
+    recording = job.recording
+    gain, curve, explained_db = settle(fit, recording, partial(_read, raw))
+    peak = _write_scaled(raw, audio, recording, gain)
+    grid = np.linspace(-peak, peak, _CURVE_POINTS)
+    outputs = curve(grid)
+    _write_table(table, grid, outputs)
+    samples = _some_samples(audio, recording)
+    plots.save_figure(plots.plot_curve(grid, outputs, samples), picture)
+    shown = float(np.quantile(np.abs(samples), _SHOWN))
+    report = {"curve_range": shown, "restored": audio.name, "explained_db": explained_db, "gain": gain}
+    if job.clean is None or truth is None:
+        return report
+    restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
+    return report | {"distortion": str(truth), "scores": scores(job.clean, observed, restored, truth, curve)}
+
+
+def _require_files(results: list[Path]) -> None:
+    for path in results:
+        if path.is_dir():
+            raise NldiffError(f"{path} is a folder: it is in the way of a result")
+
+
+def _some_samples(audio: Path, recording: Recording) -> np.ndarray:
+    """Samples of a restored file, evenly picked, at most about a million of a channel."""
+    stride = max(1, recording.frames // _PICTURE_SAMPLES)
+    return np.concatenate([_read(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
 
 
 def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operator | None, np.ndarray | None]:

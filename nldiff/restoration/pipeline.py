@@ -10,7 +10,6 @@ from nldiff.errors import NldiffError
 from nldiff.operators import Operator
 from nldiff.priors import Prior
 from nldiff.priors.choice import load_candidates
-from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.result import Fit, Restoration, settle
@@ -50,8 +49,6 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     def read(start: int, frames: int) -> np.ndarray:
         return raw[:, start : start + frames]
 
-    if fit.operator is None:
-        fit = dataclasses.replace(fit, operator=fitted_curve(job.recording, read))
     gain, curve, explained_db = settle(fit, job.recording, read, 1 / fit.observation_gain if own_scale else None)
     return Restoration(
         audio=(raw * gain).astype(np.float32),

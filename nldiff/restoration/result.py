@@ -11,6 +11,7 @@ import torch
 from nldiff import sound
 from nldiff.operators import Operator
 from nldiff.restoration.estimation import Trace
+from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.settings import Settings
 from nldiff.sound.recording import Recording
 from nldiff.version import __version__
@@ -108,7 +109,7 @@ def settle(
     """Bring a restoration from the method's level to the recording's, reading both piecewise.
 
     Args:
-        fit: what the method found; with an operator.
+        fit: what the method found; without an operator, the curve from the result to the recording is fitted.
         recording: the observation.
         raw: (start, frames) -> what the method emitted, [channels, frames].
         gain: of the result; None finds it.
@@ -117,6 +118,8 @@ def settle(
         The gain, which by default gives `raw` the RMS and polarity of the recording (less if it would exceed full
         scale), the curve from samples so scaled to observed samples, and the SDR of that explanation in dB.
     """
+    if fit.operator is None:
+        fit = replace(fit, operator=fitted_curve(recording, raw))
     if gain is None:
         gain = _matching_gain(recording, raw)
     error = observed_power = 0.0

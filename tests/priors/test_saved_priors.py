@@ -101,7 +101,8 @@ def test_prior_without_settings(tmp_path: Path, network: ScoreNetwork, config: d
 def test_prior_with_settings_of_an_old_file(tmp_path: Path, network: ScoreNetwork, config: dict[str, Any]) -> None:
     del config["settings"]
     save_prior(tmp_path / "p.safetensors", network, config | {"sampler": {"steps": 12, "cost_hop": 64}})
-    assert load_prior(tmp_path / "p.safetensors").settings == {"sampler": {"steps": 12}, "cost": {"hop": 64}}
+    expected = {"sampler": {"steps": 12}, "cost": {"hop": 64}, "refinement": {"name": "none"}}
+    assert load_prior(tmp_path / "p.safetensors").settings == expected
 
 
 @pytest.mark.parametrize(
