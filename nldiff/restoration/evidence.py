@@ -1,12 +1,12 @@
 """Evidence: is a restoration believable, or did nothing happen to the recording?
 
-A wrong curve betrays itself: what it leaves of the distortion, or adds, makes the signal less predictable. Evidence J is
-the log power of the innovations of frame-wise linear prediction in relation to the power of the signal, nats. For smooth
-curves it is the entropy of the innovations that Taleb, Solé and Jutten minimise, "Quasi-nonparametric blind inversion of
-Wiener systems" (2001). Two things would fool it, and are undone before it is measured. A restoration that explains the
-recording only roughly is smoother than the recording: what it leaves unexplained is put back, and counts as noise on
-top. A curve that leaves samples an interval lets them be chosen to be predictable: in narrow intervals, only the middle
-counts, and the others are reported as the share of samples that the curve binds loosely.
+A wrong curve betrays itself: what it leaves of the distortion, or adds, makes the signal less predictable. Evidence J
+is the log power of the innovations of frame-wise linear prediction in relation to the power of the signal, nats. For
+smooth curves it is the entropy of the innovations that Taleb, Solé and Jutten minimise, "Quasi-nonparametric blind
+inversion of Wiener systems" (2001). Two things would fool it, and are undone before it is measured. A restoration that
+explains the recording only roughly is smoother than the recording: what it leaves unexplained is put back, and counts
+as noise on top. A curve that leaves samples an interval lets them be chosen to be predictable: in narrow intervals,
+only the middle counts, and the others are reported.
 
 All functions are plain ones of signals, compute in float64 and have no gradient. Levels do not matter, nor does a
 constant. Frames count by the power that the observation has there, so that all signals compared use the same frames.
@@ -14,7 +14,7 @@ constant. Frames count by the power that the observation has there, so that all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from nldiff.errors import require
 from nldiff.restoration.feasible import Intervals
 
 FloatArray = NDArray[np.float64]
-# Power of a signal's variation, as a fraction of its squared mean, up to which it is rounding.
+# Power of a signal's variation, as a fraction of its squared mean, that is but rounding.
 _SILENT = 1e-12
 
 
@@ -41,7 +41,8 @@ class EvidenceSettings:
             right: of very predictable signals, errors of 1 % would outweigh all of a distortion.
         spread_floor: what counts as no energy in `frame_spread`, as a fraction of a frame's mean.
         exact_width: widest interval of a sample that counts as known exactly, as a fraction of the signal's RMS.
-        plateau_bins: bins of the histogram that finds plateaus.
+        plateau_edge: what counts as the edge of the range of the samples in `plateau_share`, as a fraction of it.
+        largest_clean_plateau: plateau share above which something has happened, whatever the hypotheses are worth.
         bias, predictability_weight, spread_weight: of the log-odds, see `judge`.
         predictability_scale, spread_scale: differences, nats, beyond which log-odds grow by their logarithm only.
     """
@@ -51,7 +52,8 @@ class EvidenceSettings:
     noise_db: float = -40.0
     spread_floor: float = 0.01
     exact_width: float = 0.1
-    plateau_bins: int = 400
+    plateau_edge: float = 0.05
+    largest_clean_plateau: float = 0.003
     bias: float = -4.0
     predictability_weight: float = 1.4
     spread_weight: float = 3.7
@@ -64,12 +66,12 @@ class EvidenceSettings:
         require(self, "evidence", ("predictability_scale", "spread_scale"), above=0)
         require(self, "evidence", ("order",), least=1)
         require(self, "evidence", ("noise_db",), below=0)
-        require(self, "evidence", ("plateau_bins",), least=30)
+        require(self, "evidence", ("plateau_edge",), above=0, below=0.25)
+        require(self, "evidence", ("largest_clean_plateau",), least=0)
         require(self, "evidence", ("bias", "predictability_weight", "spread_weight"))
 
 
 DEFAULTS = EvidenceSettings()
-"""The calibrated settings."""
 
 
 def predictability(
@@ -155,11 +157,6 @@ class Binding:
     interval: float
     unknown: float
 
-    @property
-    def loose(self) -> float:
-        """Share of samples that the curve leaves more than their noise."""
-        return self.interval + self.unknown
-
 
 def binding(x: Tensor, intervals: Intervals | None = None, settings: EvidenceSettings = DEFAULTS) -> Binding:
     """What a curve leaves open of a signal.
@@ -170,10 +167,9 @@ def binding(x: Tensor, intervals: Intervals | None = None, settings: EvidenceSet
             unbounded. None: every sample is exact.
         settings: what counts as narrow.
     """
-    signal = x.detach()
     if intervals is None:
-        return Binding(signal, 1.0, 0.0, 0.0)
-    width = intervals.high - intervals.low
+        return Binding(x.detach(), 1.0, 0.0, 0.0)
+    signal, width = x.detach(), intervals.high - intervals.low
     narrow = width <= settings.exact_width * signal.double().std(correction=0).to(signal.dtype)
     middle = torch.where(narrow, (intervals.low + intervals.high) / 2, intervals.project(signal))
     exact, unknown = (float(which.double().mean()) for which in (narrow, torch.isinf(width)))
@@ -198,16 +194,17 @@ def unexplained(observed: Tensor, explained: Tensor) -> Tensor:
 
 
 def plateau_share(observed: Tensor, settings: EvidenceSettings = DEFAULTS) -> float:
-    """Share of samples that are piled up at the extremes, as clipping and rectifying leave them.
+    """Share of samples that are piled up at the extremes, as clipping and rectifying leave them, noise or not.
 
-    What the two outermost of the bins at either end hold more than their neighbours further in.
+    What the edges of the range hold more than as much beside them. Long steady tones have some of their own.
     """
     y = _array(observed)
-    low, high = y.min(), y.max()
-    if not high > low:
+    edge = settings.plateau_edge * (y.max() - y.min())
+    if not edge > _SILENT**0.5 * np.abs(y).max():
         return 0.0
-    shares = np.histogram(y, settings.plateau_bins, (low, high))[0] / y.size
-    return float(sum(max(0.0, end[:2].sum() - 2 * end[2:10].mean()) for end in (shares, shares[::-1])))
+    depths = (y.max() - y, y - y.min())
+    excess = [np.mean(depth < edge) - np.mean((depth >= edge) & (depth < 2 * edge)) for depth in depths]
+    return float(np.maximum(excess, 0).sum())
 
 
 @dataclass(frozen=True)
@@ -250,8 +247,8 @@ def judge(
 ) -> Judgement:
     """Weigh a restoration against "nothing happened", that is, the recording as it is.
 
-    The log-odds are `bias + w_j asinh(gain of J / s_j) + w_s asinh(gain of spread / s_s)`: a logistic regression. How
-    loosely the curve binds and what it explains are in the gains; plateaus tell nothing more, and are reported only.
+    The log-odds are `bias + w_j asinh(gain of J / s_j) + w_s asinh(gain of spread / s_s)`: a logistic regression. What
+    is not explained is in the gains; wide intervals and plateaus told nothing more, and are reported only.
 
     Args:
         observed: [batch, time], the items of one operator.
@@ -266,20 +263,29 @@ def judge(
     rest = unexplained(observed, explained)
     share = float(rest.square().sum() / max(np.sum(_varying(observed) ** 2), np.finfo(float).tiny))
     whole = bound.signal.cpu().double() + rest * _slope(explained, bound.signal)
-    gains = [
+    predictable, sparse = (
         measure(observed, sample_rate, settings=settings)
         - measure(whole, sample_rate, observed, share, settings=settings)
         for measure in (predictability, frame_spread)
-    ]
-    return Judgement(
-        log_odds(*gains, settings),
-        *gains,
-        plateau_share(observed, settings),
-        bound.exact,
-        bound.interval,
-        bound.unknown,
-        float(-10 * np.log10(share)) if share else np.inf,
     )
+    return Judgement(
+        log_odds=log_odds(predictable, sparse, settings),
+        predictability_gain=predictable,
+        spread_gain=sparse,
+        plateau=plateau_share(observed, settings),
+        exact=bound.exact,
+        interval=bound.interval,
+        unknown=bound.unknown,
+        explained_db=float(-10 * np.log10(share)) if share else np.inf,
+    )
+
+
+def nothing_happened(judgements: Iterable[Judgement], settings: EvidenceSettings = DEFAULTS) -> bool:
+    """Whether a recording comes back as it is: no restoration of it is believable, and no samples are piled up.
+
+    If this is false and no judgement has positive log-odds, the recording is distorted, but nothing explains it.
+    """
+    return all(j.log_odds <= 0 and j.plateau <= settings.largest_clean_plateau for j in judgements)
 
 
 def log_odds(predictability_gain: float, spread_gain: float, settings: EvidenceSettings = DEFAULTS) -> float:
@@ -318,8 +324,8 @@ def _frames(x: FloatArray, length: int) -> FloatArray:
     """Half overlapping frames [batch, frames, length] under a Hann window of unit power; short signals get zeros."""
     padded = np.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))
     window = np.hanning(length + 2)[1:-1]
-    frames = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, :: length // 2]
-    return frames * (window / np.sqrt(np.mean(window**2)))
+    window /= np.sqrt(np.mean(window**2))
+    return np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[:, :: length // 2] * window
 
 
 def _weights(observed: FloatArray, length: int) -> FloatArray:
