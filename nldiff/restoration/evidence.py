@@ -54,9 +54,9 @@ class EvidenceSettings:
     exact_width: float = 0.1
     plateau_edge: float = 0.05
     largest_clean_plateau: float = 0.003
-    bias: float = -4.0
-    predictability_weight: float = 1.4
-    spread_weight: float = 3.7
+    bias: float = -4.2
+    predictability_weight: float = 1.2
+    spread_weight: float = 3.6
     predictability_scale: float = 0.02
     spread_scale: float = 0.01
 
