@@ -24,7 +24,13 @@ from nldiff.sampling.likelihood import Cost
 from nldiff.sampling.settings import OperatorFitSettings, SamplerSettings
 
 TINY_RATE = 8000
-TINY_SAMPLER = {"steps": 3, "operator_iterations": 2, "refine_iterations": 0}
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
+    "sampler": {"steps": 3},
+    "operator_fit": {"iterations": 2},
+    "refinement": {"name": "none"},
+    # Nothing that such a prior makes would be believed.
+    "evidence": {"judge": False},
+}
 TINY_NETWORK: dict[str, Any] = {
     "name": "cqtunet",
     "channels": [4, 4],
@@ -42,7 +48,7 @@ def save_tiny_prior(path: Path, sample_rate: int = TINY_RATE, **metadata: Any) -
     with torch.no_grad():
         network.output_gain.fill_(0.3)  # type: ignore[operator]
     config = {"network": TINY_NETWORK, "sample_rate": sample_rate, "sigma_data": 0.06, "sigma_min": 1e-3}
-    save_prior(path, network, config | {"sampler": TINY_SAMPLER} | metadata)
+    save_prior(path, network, config | {"settings": TINY_SETTINGS} | metadata)
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import soundfile as sf
 import yaml
-from helpers import TINY_NETWORK, TINY_RATE, TINY_SAMPLER, save_tiny_prior
+from helpers import TINY_NETWORK, TINY_RATE, TINY_SETTINGS, save_tiny_prior
 
 from nldiff.operators.waveshapers import WAVESHAPERS
 
@@ -38,7 +38,7 @@ def test_every_part_of_a_step_is_measured(
         network = save_tiny_prior(tmp_path / "tiny.safetensors")
     else:
         network = tmp_path / "tiny.yaml"
-        config = {"network": network_config, "sample_rate": TINY_RATE, "sampler": TINY_SAMPLER}
+        config = {"network": network_config, "sample_rate": TINY_RATE, "settings": TINY_SETTINGS}
         network.write_text(yaml.safe_dump(config | {"train_data": "${oc.env:NLDIFF_NOT_SET}"}))
     arguments = [str(network), "--device", "cpu", "--threads", "1", "--seconds", "0.2", "--repeats", "1"]
     assert script("steps").main(arguments) == 0

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"the distortion, if it is known, or a chain of them ('A > B'): {', '.join(DISTORTIONS)}",
     )
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
+    add("--force", action="store_true", help="restore even what shows no sign of a distortion")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
@@ -114,6 +115,8 @@ def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreCo
     given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
+    if options.force:
+        given["evidence"] = {**config.evidence, "judge": False}
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -158,5 +161,7 @@ def _restore_one(
             path, options.output, priors, config, stem=stem, known=known, distort=distort,
             method=method, weights=options.weights, on_step=on_step,
         )  # fmt: skip
+    for warning in (outputs.report["verdict"] or {}).get("warnings", ()):
+        print(f"warning: {path}: {warning}", file=sys.stderr)
     if not options.quiet:
         print(summary(path, outputs))

@@ -94,6 +94,14 @@ class Operator(ABC):
         return Portrait(inputs, self.static(inputs.expand(self.parameter_sets or 1, -1)))
 
 
+class Identity(Operator):
+    """What leaves audio as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x`."""
+        return x
+
+
 class Rescaled(nn.Module, Operator):
     """An operator in other units: `y = f(x / input_level) * output_level`.
 

@@ -70,6 +70,7 @@ def _restore(job: Job, sample: Callable[..., Posterior], emit: Emit, on_step: On
             cost=tuple(posterior.cost.mean(1).tolist()) if posterior else (),
             evaluations=strategy.evaluations(work, posterior.evaluations if posterior else 0),
             trace=estimate.trace,
+            verdict=estimate.verdict,
         ),
     )
 

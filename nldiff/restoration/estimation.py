@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from nldiff.operators import Operator
+from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import configured_waveshaper
-from nldiff.restoration.strategies import Strategy, choose_strategy, polarity
+from nldiff.restoration.strategies import Strategy, Unchanged, choose_strategy, polarity
 from nldiff.restoration.workspace import Workspace, seed_of
 from nldiff.sampling import Posterior, Step, generators
 
@@ -30,17 +31,49 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What the evidence says of a blind restoration.
+
+    Attributes:
+        finding: "distorted", "nothing happened" or "unexplained": distorted, but no restoration is believable.
+        judgement: of the restoration; where it is not believable, of the one that was tried.
+    """
+
+    finding: str
+    judgement: Judgement
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the recording comes back as it is."""
+        return self.finding != "distorted"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know, a line each."""
+        if self.finding == "nothing happened":
+            return ["no distortion was found: the recording comes back unchanged (--force restores it all the same)"]
+        if self.finding == "unexplained":
+            return [
+                "samples are piled up at the extremes, but no curve explains the recording: it comes back unchanged "
+                "(was it filtered or resampled after clipping? --force takes the best curve all the same)"
+            ]
+        return []
+
+
+@dataclass(frozen=True)
 class Estimate:
     """The operator of a recording; see `estimate_operator`.
 
     Attributes:
         strategy: how to restore the chunks; it has the operator.
+        verdict: what the evidence says; None where the operator was known or evidence was not asked for.
         posterior: what was sampled along with it; None if nothing had to be.
         polarity: -1 if the restored signal is upside down, else 1.
         trace: how the curve came about.
     """
 
     strategy: Strategy
+    verdict: Verdict | None
     posterior: Posterior | None
     polarity: int
     trace: Trace
@@ -57,7 +90,7 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data
     noted: list[np.ndarray] = []
     if work.known and (strategy := choose_strategy(work, operator, y, None)):
-        return Estimate(strategy, None, 1, Trace(grid.numpy(), np.zeros((0, _NOTED_POINTS))))
+        return Estimate(strategy, None, None, 1, Trace(grid.numpy(), np.zeros((0, _NOTED_POINTS))))
 
     def on_step(step: Step) -> None:
         if not work.known:
@@ -71,7 +104,20 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     x = work.at_own_rate(posterior.audio, y.shape[1])
     strategy = choose_strategy(work, operator, y, x)
     assert strategy is not None, "posterior sampling is for every operator"
-    return Estimate(strategy, posterior, polarity(x, y), Trace(grid.numpy(), np.reshape(noted, (-1, _NOTED_POINTS))))
+    verdict = None
+    if work.settings.evidence.judge and not work.known:
+        verdict = _verdict(strategy.judged(work, y, x), work.settings.evidence.largest_clean_plateau)
+        if verdict.unchanged:
+            strategy = Unchanged.of(work, operator, y, x)
+    trace = Trace(grid.numpy(), np.reshape(noted, (-1, _NOTED_POINTS)))
+    return Estimate(strategy, verdict, posterior, polarity(x, y), trace)
+
+
+def _verdict(judgement: Judgement, largest_clean_plateau: float) -> Verdict:
+    if judgement.log_odds > 0:
+        return Verdict("distorted", judgement)
+    clean = judgement.plateau <= largest_clean_plateau
+    return Verdict("nothing happened" if clean else "unexplained", judgement)
 
 
 def _waveshaper(work: Workspace) -> Operator:

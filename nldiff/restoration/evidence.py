@@ -35,6 +35,7 @@ class EvidenceSettings:
     """How evidence is measured and combined; the group `evidence`.
 
     Attributes:
+        judge: whether a blind restoration is judged; one that is not believable is replaced by the recording as it is.
         frame_seconds: length of the frames.
         order: of the linear prediction.
         noise_db: white noise that every signal is taken to have, dB relative to its power. Below it a curve need not be
@@ -47,6 +48,7 @@ class EvidenceSettings:
         predictability_scale, spread_scale: differences, nats, beyond which log-odds grow by their logarithm only.
     """
 
+    judge: bool = True
     frame_seconds: float = 0.04
     order: int = 24
     noise_db: float = -40.0

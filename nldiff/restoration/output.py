@@ -21,6 +21,7 @@ from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import Operator, Recipe
 from nldiff.priors import Prior
+from nldiff.restoration.estimation import Verdict
 from nldiff.restoration.job import Job, OnStep
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.pipeline import run_method
@@ -157,10 +158,18 @@ def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
         "settings": dataclasses.asdict(sampling.settings) if sampling else None,
         "seed": job.config.seed,
         "versions": versions(),
+        "verdict": _verdict(sampling.verdict) if sampling else None,
         "cost": sampling.cost if sampling else (),
         "network_evaluations": sampling.evaluations if sampling else 0,
         "seconds": fit.seconds,
     }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    judgement = dataclasses.asdict(verdict.judgement) | {"confidence": verdict.judgement.confidence}
+    return {"finding": verdict.finding, "warnings": verdict.warnings, "judgement": judgement}
 
 
 def _json_values(value: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from nldiff import sound
 from nldiff.operators import Operator
-from nldiff.restoration.estimation import Trace
+from nldiff.restoration.estimation import Trace, Verdict
 from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.settings import Settings
 from nldiff.sound.recording import Recording
@@ -28,6 +28,7 @@ class Sampling:
         cost: mean of eq. 8 over the jointly restored items in every diffusion step; empty if nothing was sampled.
         evaluations: network evaluations per item, those for the operator included.
         trace: how the curve came about, at the prior's level.
+        verdict: what the evidence says; None where the operator was known or evidence was not asked for.
     """
 
     prior: str
@@ -36,6 +37,7 @@ class Sampling:
     cost: tuple[float, ...]
     evaluations: int
     trace: Trace
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class Fit:
     restored_band_hz: float
     weights: str | None = None
     sampling: Sampling | None = None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the recording comes back as it is, for want of evidence that something happened to it."""
+        verdict = self.sampling.verdict if self.sampling else None
+        return verdict is not None and verdict.unchanged
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def settle(
     if fit.operator is None:
         fit = replace(fit, operator=fitted_curve(recording, raw))
     if gain is None:
-        gain = _matching_gain(recording, raw)
+        gain = 1 / fit.observation_gain if fit.unchanged else _matching_gain(recording, raw)
     error = observed_power = 0.0
     for start, frames in recording.blocks():
         y = recording.read(start, frames).astype(np.float64)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from nldiff.errors import NldiffError
-from nldiff.operators import Operator
+from nldiff.operators import Identity, Operator
+from nldiff.restoration.evidence import Judgement, judge
 from nldiff.restoration.increasing import (
     IncreasingCurve,
     known_increasing,
@@ -64,6 +65,10 @@ class Strategy(ABC):
     @abstractmethod
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Network evaluations per item, the `spent` ones for the operator included."""
+
+    @abstractmethod
+    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
+        """Weigh the restoration of the excerpts `y` against the recording as it is; `x` was sampled, see `of`."""
 
     @staticmethod
     def ready(work: Workspace) -> list[int]:
@@ -116,6 +121,12 @@ class SparseRefinement(Strategy):
         """Those of the polish."""
         return spent + (work.settings.polish.steps if work.settings.polish.sigma else 0)
 
+    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
+        """Judge the refined excerpts."""
+        intervals = replace(self.curve, exact_where_steep=True).feasible(y)
+        restored = intervals.project(work.refined(work.first_guess(y), self.curve, y, brief=True))
+        return judge(y, restored, self.operator, work.recording.sample_rate, intervals, work.settings.evidence)
+
 
 @dataclass(frozen=True)
 class PosteriorSampling(Strategy):
@@ -146,10 +157,44 @@ class PosteriorSampling(Strategy):
         """As many again, unless sampling for the operator restored whole chunks."""
         return spent if work.whole else 2 * spent
 
+    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
+        """Judge what was sampled."""
+        return judge(y, x, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
+
     @staticmethod
     def ready(work: Workspace) -> list[int]:
         """The joint chunks, if they are sampled as a whole."""
         return work.joint if work.whole else []
+
+
+@dataclass(frozen=True)
+class Unchanged(Strategy):
+    """The recording as it is, where no restoration is believable."""
+
+    full_band = True
+
+    @classmethod
+    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Unchanged:
+        """Forget the operator."""
+        return cls(Identity())
+
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+        """Return what was observed."""
+        on_step()
+        return y
+
+    @staticmethod
+    def steps(work: Workspace) -> int:
+        """One for all."""
+        return 1
+
+    def evaluations(self, work: Workspace, spent: int) -> int:
+        """Those of the estimate."""
+        return spent
+
+    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
+        """Judge the recording itself."""
+        return judge(y, y, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
 
 
 STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}

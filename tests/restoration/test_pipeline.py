@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import TINY_RATE, TINY_SAMPLER, FakeSampler, clipped, plucked, rms
+from helpers import TINY_RATE, TINY_SETTINGS, FakeSampler, clipped, plucked, rms
 from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
@@ -111,7 +111,7 @@ def test_the_result_tells_how_it_was_made(prior: Prior) -> None:
     result = restore(clipped(0.3, TINY_RATE)[0], TINY_RATE, prior, config=RestoreConfig(seed=7, sampler={"steps": 4}))
     found = sampling(result)
     assert (len(found.cost), found.evaluations, found.settings.sampler.steps, result.config["seed"]) == (4, 4, 4, 7)
-    assert found.settings.operator_fit.iterations == TINY_SAMPLER["operator_iterations"]
+    assert found.settings.operator_fit.iterations == TINY_SETTINGS["operator_fit"]["iterations"]
     assert (result.method, found.prior, result.fit.weights) == ("blind", "tiny", None)
     assert result.versions["torch"] == torch.__version__
     assert result.fit.seconds > 0
