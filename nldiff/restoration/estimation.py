@@ -1,15 +1,24 @@
 """The operator of a recording, from its loudest chunks, and the strategy that it allows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from nldiff.operators import Operator
-from nldiff.restoration.evidence import Judgement
+from nldiff.operators import Identity, Operator
+from nldiff.restoration.evidence import Judgement, nothing_happened
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import configured_waveshaper
-from nldiff.restoration.strategies import Strategy, Unchanged, choose_strategy, polarity
+from nldiff.restoration.strategies import (
+    SparseRefinement,
+    Strategy,
+    Unchanged,
+    allowed_strategies,
+    choose_strategy,
+    polarity,
+)
 from nldiff.restoration.workspace import Workspace, seed_of
 from nldiff.sampling import Posterior, Step, generators
 
@@ -106,18 +115,28 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     assert strategy is not None, "posterior sampling is for every operator"
     verdict = None
     if work.settings.evidence.judge and not work.known:
-        verdict = _verdict(strategy.judged(work, y, x), work.settings.evidence.largest_clean_plateau)
-        if verdict.unchanged:
-            strategy = Unchanged.of(work, operator, y, x)
+        strategy, verdict = _believable(work, strategy, y, x)
     trace = Trace(grid.numpy(), np.reshape(noted, (-1, _NOTED_POINTS)))
     return Estimate(strategy, verdict, posterior, polarity(x, y), trace)
 
 
-def _verdict(judgement: Judgement, largest_clean_plateau: float) -> Verdict:
-    if judgement.log_odds > 0:
-        return Verdict("distorted", judgement)
-    clean = judgement.plateau <= largest_clean_plateau
-    return Verdict("nothing happened" if clean else "unexplained", judgement)
+def _believable(work: Workspace, sampled: Strategy, y: Tensor, x: Tensor) -> tuple[Strategy, Verdict]:
+    """The first hypothesis that the evidence is for: what was sampled, plain curves, nothing happened."""
+    best: Judgement | None = None
+    for hypothesis in _hypotheses(work, sampled, y):
+        judgement = hypothesis.judged(work, y, x)
+        if judgement.log_odds > 0:
+            return hypothesis, Verdict("distorted", judgement)
+        best = judgement if best is None or judgement.log_odds > best.log_odds else best
+    assert best is not None
+    clean = nothing_happened([best], work.settings.evidence)
+    return Unchanged(Identity()), Verdict("nothing happened" if clean else "unexplained", best)
+
+
+def _hypotheses(work: Workspace, sampled: Strategy, y: Tensor) -> Iterator[Strategy]:
+    yield sampled
+    if SparseRefinement in allowed_strategies(work.settings.refinement.name):
+        yield SparseRefinement.plain(work, y)
 
 
 def _waveshaper(work: Workspace) -> Operator:

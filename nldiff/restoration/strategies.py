@@ -6,10 +6,10 @@ A new strategy is one class and one entry of `STRATEGIES`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -99,7 +99,16 @@ class SparseRefinement(Strategy):
             return None
         if not operator.trainable():
             return cls(operator, curve)
-        x, curve = refitted(work, curve, x, y)
+        return cls._fitted(work, y, (curve, x, settings.loosening))
+
+    @classmethod
+    def plain(cls, work: Workspace, y: Tensor) -> SparseRefinement:
+        """The strategy for the curve that plain ones lead to, whatever was sampled."""
+        return cls._fitted(work, y)
+
+    @classmethod
+    def _fitted(cls, work: Workspace, y: Tensor, *sampled: Start) -> SparseRefinement:
+        x, curve = refitted(work, y, *sampled)
         curve = tightened(work, curve, x, y, refit=True)
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
         return cls(curve.table, curve)
@@ -223,7 +232,11 @@ def choose_strategy(work: Workspace, operator: Operator, y: Tensor, x: Tensor | 
     return None
 
 
-def refitted(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor) -> tuple[Tensor, IncreasingCurve]:
+Start: TypeAlias = tuple[IncreasingCurve, Tensor, Sequence[float]]
+"""An increasing curve, the signals [batch, n] that it was found with, and `CurveSettings.loosening`."""
+
+
+def refitted(work: Workspace, y: Tensor, *sampled: Start) -> tuple[Tensor, IncreasingCurve]:
     """Refine what the prior sampled, fit the curve to what comes out, and again; the same from plain curves.
 
     What was sampled may have a part of the distortion left, and its curve the rest. Under a wrong curve the refined
@@ -231,9 +244,8 @@ def refitted(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor) -> t
 
     Args:
         work: the recording, prior and settings.
-        curve: the increasing curve that was sampled.
-        x: the signals that were sampled [batch, n], at the recording's rate.
-        y: what was observed of them, at the prior's level, same shape.
+        y: what was observed, at the prior's level, [batch, n] at the recording's rate.
+        sampled: a curve and signals that were sampled, if there are any.
 
     Returns:
         The refined signals at the prior's level, and their curve.
@@ -241,7 +253,7 @@ def refitted(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor) -> t
     settings = work.settings.curve
     # A plain curve is about right or does not count: it needs no loosening.
     strict = [1.0] * len(settings.loosening)
-    starts = [(curve, x, settings.loosening), *((plain, y, strict) for plain in plain_curves(y, settings))]
+    starts = [*sampled, *((plain, y, strict) for plain in plain_curves(y, settings))]
     found = []
     for candidate, signal, loosening in starts:
         for factor in loosening:

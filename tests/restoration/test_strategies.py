@@ -201,7 +201,8 @@ def test_a_plain_curve_wins_over_a_wrong_one(prior: Prior, true: Distortion) -> 
     work, observed = tones_workspace(prior, y)
     # What was sampled and its curve agree, and are wrong. The same from this start only: -43 and -31 dB.
     sampled = observed + 300 * observed**3
-    x, curve = refitted(work, matched_curve(sampled, observed, SETTINGS), sampled, observed)
+    start = (matched_curve(sampled, observed, SETTINGS), sampled, SETTINGS.loosening)
+    x, curve = refitted(work, observed, start)
     error = rr_mse(true, lambda ramp: curve.table(ramp) / work.gain, 0.06, fit_scale=True)
     assert error < -70
     assert rms(x) == pytest.approx(prior.sigma_data)
