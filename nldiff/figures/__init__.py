@@ -30,19 +30,6 @@ from nldiff.figures.style import Look, looks_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "Look",
-    "draw",
-    "looks_of",
-    "plot_boxes",
-    "plot_curve_grid",
-    "plot_evolution",
-    "plot_frechet",
-    "plot_levels",
-    "plot_spectrogram_row",
-    "plot_violins",
-]
-
 
 def draw(run_dir: Path) -> list[Path]:
     """Draw every figure that the run has data for to RUN_DIR/figures, as PNG and SVG.

@@ -10,21 +10,3 @@ from nldiff.operators.operator import Chain, Operator, Portrait, Rescaled
 from nldiff.operators.recipes import Recipe, parse_operator
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.waveshapers import WAVESHAPERS, Waveshaper, make_waveshaper
-
-__all__ = [
-    "DISTORTIONS",
-    "WAVESHAPERS",
-    "Chain",
-    "Distortion",
-    "Operator",
-    "Portrait",
-    "Recipe",
-    "Rescaled",
-    "TabulatedCurve",
-    "Waveshaper",
-    "calibrate",
-    "estimate_input_rms",
-    "input_sdr",
-    "make_waveshaper",
-    "parse_operator",
-]

@@ -4,5 +4,3 @@ May import `networks`, `weight_files`, `sound` and what is below them; knows not
 """
 
 from nldiff.priors.saved import SHIPPED, Prior, load_prior, read_config, save_prior
-
-__all__ = ["SHIPPED", "Prior", "load_prior", "read_config", "save_prior"]

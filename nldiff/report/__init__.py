@@ -37,8 +37,6 @@ from nldiff.metrics.loudness import loudness, normalise_loudness
 from nldiff.metrics.packages import import_package
 from nldiff.version import __version__
 
-__all__ = ["build_report"]
-
 _NAMES = {OBSERVED: "distorted", CLEAN: "target"}
 _MARK = '<meta name="generator" content="nldiff'
 _FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
