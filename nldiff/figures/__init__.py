@@ -8,7 +8,8 @@ returns a `Figure` of its own, without pyplot; `draw` writes all figures of a ru
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from nldiff.figures.plots import save_figure
 from nldiff.figures.run_folder import (
@@ -26,9 +27,6 @@ from nldiff.figures.run_folder import (
 from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
 from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
 from nldiff.figures.style import Look, looks_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def draw(run_dir: Path) -> list[Path]:
@@ -63,7 +61,7 @@ def draw(run_dir: Path) -> list[Path]:
     return paths
 
 
-def _figures(run_dir: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, "Figure"]]:
+def _figures(run_dir: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, Figure]]:
     """Name and figure of everything that the run has data for."""
     looks = looks_of(cell.method for cell in cells)
     for task in dict.fromkeys(cell.task for cell in cells):

@@ -9,7 +9,6 @@ from nldiff.sound.files import (
     MIN_SECONDS,
     SILENCE_PEAK,
     AudioInfo,
-    ObservationStats,
     check_observation,
     check_samples,
     find_audio,
