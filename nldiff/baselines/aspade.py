@@ -10,8 +10,6 @@ synthesis-based sparse audio declipper" (2019). Frames, stopping rules and const
 Rencker, "A survey and an extensive evaluation of popular audio declipping methods" (2021).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -21,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nldiff.errors import NldiffError
+from nldiff.errors import NldiffError, require
 
 Variant = Literal["analysis", "synthesis"]
 
@@ -62,11 +60,8 @@ class SpadeSettings:
             raise NldiffError(f"SPADE option window={self.window}: must be even and at least 2")
         if not 0 < self.hop < self.window or self.window % self.hop:
             raise NldiffError(f"SPADE option hop={self.hop}: must divide window={self.window} and be smaller")
-        for name in ("redundancy", "s", "r"):
-            if getattr(self, name) < 1:
-                raise NldiffError(f"SPADE option {name}={getattr(self, name)}: must be at least 1")
-        if not self.eps > 0:
-            raise NldiffError(f"SPADE option eps={self.eps}: must be greater than 0")
+        require(self, "spade", ("redundancy", "s", "r"), least=1)
+        require(self, "spade", ("eps",), above=0)
 
     @property
     def bins(self) -> int:

@@ -17,7 +17,6 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
-from nldiff.priors.edm import karras_schedule
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
@@ -102,13 +101,13 @@ class Workspace:
         self, chunks: list[int], y: Tensor, operator: Operator, level: float | None, callback: Callable[[Step], None]
     ) -> Posterior:
         """Samples at the prior's rate for `y` [chunks * channels, n] at that of the recording, see `sample`."""
-        s, y = self.settings.sampler, self.at_prior_rate(y)
+        y = self.at_prior_rate(y)
         return self.sample(
             self.prior.denoiser,
             y,
             operator.at_rate(self.recording.sample_rate, self.prior.sample_rate),
-            karras_schedule(s.steps, s.sigma_min, s.sigma_max, s.rho).to(self.device),
-            s,
+            self.settings.sampler.schedule().to(self.device),
+            self.settings.sampler,
             self.sources(chunks),
             fit=self.settings.operator_fit,
             cost=CompressedSTFTCost(self.settings.cost),

@@ -4,8 +4,6 @@ Equations refer to Švento et al., "Estimation and Restoration of Unknown Nonlin
 (2025).
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable

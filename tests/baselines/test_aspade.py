@@ -274,11 +274,11 @@ def test_presets_are_those_of_the_literature() -> None:
         ({"window": 63}, "window=63: must be even"),
         ({"hop": 24}, "hop=24: must divide window=64"),
         ({"hop": 64}, "hop=64: must divide"),
-        ({"redundancy": 0}, "redundancy=0: must be at least 1"),
-        ({"s": 0}, "s=0: must be at least 1"),
-        ({"r": -1}, "r=-1: must be at least 1"),
-        ({"eps": 0.0}, "eps=0.0: must be greater than 0"),
-        ({"eps": math.nan}, "eps=nan: must be greater than 0"),
+        ({"redundancy": 0}, "redundancy=0: a number of at least 1 expected"),
+        ({"s": 0}, "s=0: a number of at least 1 expected"),
+        ({"r": -1}, "r=-1: a number of at least 1 expected"),
+        ({"eps": 0.0}, "eps=0.0: a number above 0 expected"),
+        ({"eps": math.nan}, "eps=nan: a number above 0 expected"),
     ],
 )
 def test_settings_refuse_what_makes_no_sense(values: dict[str, float], reason: str) -> None:
