@@ -3,7 +3,7 @@
 `plots` draws single restorations, the other modules compare methods. Every method looks the same in all figures of a
 run: colours are distinct with colour blindness; line styles, markers and hatches are distinct in grey. Each function
 returns a `Figure` of its own, without pyplot; `draw` writes all figures of a run. May import `errors`, `writing`,
-`sound`, `transforms`, `operators` and `metrics`, and knows nothing of methods and of how experiments run.
+`sound`, `transforms` and `metrics`, and knows nothing of methods and of how experiments run.
 """
 
 from collections.abc import Iterator, Sequence

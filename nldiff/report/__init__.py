@@ -1,6 +1,6 @@
 """The listening page: a static folder that shows and plays a run of `nldiff evaluate` in any browser.
 
-May import `errors`, `version`, `writing`, `sound`, `metrics` and `figures`. It reads the run's folder only, and knows
+May import `errors`, `version`, `sound`, `metrics` and `figures`. It reads the run's folder only, and knows
 nothing of models, methods and of how experiments run.
 """
 

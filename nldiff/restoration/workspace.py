@@ -22,7 +22,7 @@ from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparsest_consistent, spread
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
-from nldiff.sampling.start import first_guess
+from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
 from nldiff.sound.recording import Recording
 
@@ -55,7 +55,7 @@ class Workspace:
     excerpts: list[np.ndarray]
     whole: bool
     gain: float
-    first_guess: Callable[[Tensor], Tensor]
+    first_guess: FirstGuess
     sample: Callable[..., Posterior]
 
     @property
@@ -174,7 +174,7 @@ def make_workspace(
         excerpts=excerpts,
         whole=excerpt >= length,
         gain=gain,
-        first_guess=first_guess(config.warm_start, np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
+        first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
     )
 
