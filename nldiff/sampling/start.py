@@ -21,6 +21,6 @@ STARTS: dict[str, Callable[[np.ndarray, float], FirstGuess]] = {
     "histogram": _histogram,
     "observation": lambda samples, rms: lambda y: y,
 }
-"""The starts by name. Each takes observed samples at the prior's level (any shape, at least two different values) and the
-RMS of clean audio at that level. `histogram`: the observation with the distribution of samples that clean audio has, see
-`nldiff.sound.histogram`. `observation`: the observation itself, as in the 2025 paper."""
+"""The starts by name. Each takes observed samples at the prior's level, any shape, at least two different values, and
+the RMS of clean audio at that level. `histogram`: the observation with the distribution of samples that clean audio
+has, see `nldiff.sound.histogram`. `observation`: the observation itself, as in the 2025 paper."""
