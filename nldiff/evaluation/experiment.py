@@ -38,12 +38,10 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        folder: folder of the results.
         cells: number of cells.
         failed: number of those that failed.
     """
 
-    folder: Path
     cells: int
     failed: int
 
@@ -98,7 +96,7 @@ def evaluate(
     problems += [line for row in rows for line in row.pop("problems")]
     write_tables(folder, rows, config.metrics, list(embeddings), config.compare_to, problems)
     figures.draw(folder)
-    return Outcome(folder, len(rows), sum(row["status"] != "ok" for row in rows))
+    return Outcome(len(rows), sum(row["status"] != "ok" for row in rows))
 
 
 def plan(config: EvaluationConfig) -> list[Group]:

@@ -77,10 +77,8 @@ def _figures(run_dir: Path, cells: Sequence[run_folder.Cell]) -> Iterator[tuple[
             if kind == "curves" and (estimates := run_folder.tables_of(folder, run_folder.estimators(looks))):
                 curves[title if cell.level is not None else cell.task] = (truth, estimates)
             if kind == "audio" and (signals := run_folder.example_signals(run_dir, cell.group, looks)):
-                yield (
-                    f"spectrograms-{run_folder.slug(distortion)}",
-                    plot_spectrogram_row(*signals, f"{title}: {cell.clip}"),
-                )
+                figure = plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
+                yield f"spectrograms-{run_folder.slug(distortion)}", figure
             if kind == "traces" and (costs := run_folder.tables_of(folder, looks)):
                 shapes = run_folder.tables_of(folder, looks, ".curves.csv")
                 figure = plot_evolution(costs, shapes, looks, truth, f"{title}: {cell.clip}")

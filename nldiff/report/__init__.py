@@ -154,11 +154,8 @@ def _section(run_dir: Path, page: Path, task: str, cells: Sequence[run_folder.Ce
     level_name = cells[0].level_name if names != list(distortions) else ""
     settings = [name.removeprefix(level_name).strip() for name in names]
     methods = {cell.method for cell in cells}
-    tracks = [
-        run_folder.OBSERVED,
-        run_folder.CLEAN,
-        *(method for method in run_folder.estimators(looks) if method in methods),
-    ]
+    shown = [method for method in run_folder.estimators(looks) if method in methods]
+    tracks = [run_folder.OBSERVED, run_folder.CLEAN, *shown]
     several_seeds = len({cell.seed for cell in cells}) > 1
     examples = []
     for clip, seed in dict.fromkeys((cell.clip, cell.seed) for cell in cells):

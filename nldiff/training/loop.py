@@ -93,7 +93,6 @@ class StepReport:
     """Argument of the `on_step` callback, after each step."""
 
     step: int
-    steps: int
     loss: float
 
 
@@ -227,7 +226,7 @@ def _run(
         if logs:
             logs.add_step(state.step, loss, norm, rate, state.seconds)
             if on_step:
-                on_step(StepReport(state.step, config.steps, loss))
+                on_step(StepReport(state.step, loss))
         if state.step % config.val_every == 0 or state.step == config.steps:
             _validate(training, state, process, logs)
         ends = state.step == config.steps or training.rate(state.history) == 0

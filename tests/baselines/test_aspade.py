@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from survey import clipped_excerpt, published
 from torch import Tensor
 
-from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade, detect_clipping
+from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade
+from nldiff.baselines.clipping import detect_clipping
 from nldiff.errors import NldiffError
 from nldiff.metrics import delta_sdr_clipped, peaq_odg, pemo_q_odg, r_nonlin
 
