@@ -31,11 +31,8 @@ def require(
     Raises:
         NldiffError: one is not a finite number in this range.
     """
-    bounds = [
-        f"of at least {least:g}" if math.isfinite(least) else "",
-        f"above {above:g}" if math.isfinite(above) else "",
-    ]
-    wanted = " and ".join(filter(None, [*bounds, f"below {below:g}" if math.isfinite(below) else ""]))
+    bounds = {"of at least": least, "above": above, "below": below}
+    wanted = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound))
     for name in names:
         value = getattr(settings, name)
         for number in value if isinstance(value, tuple | list) else (value,):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from torch import Tensor
 from nldiff.baselines.networks import make_network as make_baseline
 from nldiff.baselines.saved import save_baseline
 from nldiff.networks import make_network
-from nldiff.operators import WAVESHAPERS, Operator
+from nldiff.operators import Operator
 from nldiff.priors.saved import Prior, load_prior, save_prior
-from nldiff.restoration.diffusion import diffusion
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.methods import METHODS
 from nldiff.sampling import Posterior, Step
@@ -163,5 +163,5 @@ def use_sampler(monkeypatch: pytest.MonkeyPatch, sampler: Callable[..., Posterio
     """Make the methods with a prior draw from `sampler` instead of the posterior."""
     for name, method in METHODS.items():
         if method.uses_prior:
-            run = diffusion(method.operator == "needs", name if name in WAVESHAPERS else None, sampler)
-            monkeypatch.setitem(METHODS, name, replace(method, run=run))
+            run: Any = method.run
+            monkeypatch.setitem(METHODS, name, replace(method, run=partial(run, sample=sampler)))

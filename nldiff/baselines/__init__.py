@@ -1,5 +1,6 @@
 """Methods of the literature for comparison: supervised networks, A-SPADE, ideal ratio mask, external packages.
 
-There is one file per method, and each method maps audio `[batch, time]` to audio. May import `networks`, `transforms`,
-`weight_files`, `sound` and `metrics.packages`; knows nothing of priors and sampling.
+Each method has a file and maps audio `[batch, time]` to audio; `networks`, `saved` and `choice` are the table of the
+trained ones, their files and the choice of weights. May import `errors`, `networks`, `transforms`, `weight_files`,
+`sound` and `metrics.packages`; knows nothing of priors and sampling.
 """

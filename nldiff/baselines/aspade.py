@@ -10,8 +10,6 @@ synthesis-based sparse audio declipper" (2019). Frames, stopping rules and const
 Rencker, "A survey and an extensive evaluation of popular audio declipping methods" (2021).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -21,14 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nldiff.errors import NldiffError
+from nldiff.baselines.clipping import check_audio, detect_clipping
+from nldiff.errors import NldiffError, require
 
 Variant = Literal["analysis", "synthesis"]
 
 # Samples of all frames in one group: enough to keep the overhead of calls small, few enough to stay in the cache.
 _GROUP = 2**17
-# A clean signal is at its highest value once, or twice in a row after rounding; a clipped signal stays there.
-_SHORTEST_PLATEAU = 3
 
 
 @dataclass(frozen=True)
@@ -62,11 +59,8 @@ class SpadeSettings:
             raise NldiffError(f"SPADE option window={self.window}: must be even and at least 2")
         if not 0 < self.hop < self.window or self.window % self.hop:
             raise NldiffError(f"SPADE option hop={self.hop}: must divide window={self.window} and be smaller")
-        for name in ("redundancy", "s", "r"):
-            if getattr(self, name) < 1:
-                raise NldiffError(f"SPADE option {name}={getattr(self, name)}: must be at least 1")
-        if not self.eps > 0:
-            raise NldiffError(f"SPADE option eps={self.eps}: must be greater than 0")
+        require(self, "spade", ("redundancy", "s", "r"), least=1)
+        require(self, "spade", ("eps",), above=0)
 
     @property
     def bins(self) -> int:
@@ -118,7 +112,7 @@ def aspade(
     Raises:
         NldiffError: y is not finite floating-point audio of that shape, or an option is out of range.
     """
-    _check_audio(y)
+    check_audio(y)
     if variant not in ("analysis", "synthesis"):
         raise NldiffError(f"SPADE variant {variant!r}: must be 'analysis' or 'synthesis'")
     if dtype not in (torch.float32, torch.float64):
@@ -154,45 +148,6 @@ def _restore_signals(
         start = item * observed.shape[1] + frame * settings.hop
         restored.view(-1).index_add_(0, (start[:, None] + offsets).flatten(), change.flatten())
     return restored[:, margin : margin + samples]
-
-
-def detect_clipping(y: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the clipping levels of hard-clipped audio.
-
-    The lowest or highest value of an item is its clipping level if at least three samples in a row have exactly that
-    value. Anything that moves these samples apart (a filter, a change of rate, a lossy file) hides the levels; they
-    must be given then.
-
-    Args:
-        y: audio `[batch, time]`.
-
-    Returns:
-        Lower and upper level, `[batch]` each; minus infinity and infinity where there is none, as in a constant item.
-
-    Raises:
-        NldiffError: y is not finite floating-point audio of that shape.
-    """
-    _check_audio(y)
-    low, high = y.aminmax(dim=1)
-    varies = low < high
-    return (
-        torch.where(varies & _has_plateau(y == low[:, None]), low, -math.inf),
-        torch.where(varies & _has_plateau(y == high[:, None]), high, math.inf),
-    )
-
-
-def _check_audio(y: Tensor) -> None:
-    if y.ndim != 2 or y.shape[1] == 0 or not y.is_floating_point():
-        raise NldiffError(f"audio has shape {list(y.shape)} and type {y.dtype}: must be [batch, time], floating-point")
-    if not y.isfinite().all():
-        raise NldiffError("audio contains NaN or infinite samples")
-
-
-def _has_plateau(marked: Tensor) -> Tensor:
-    """Whether `_SHORTEST_PLATEAU` values in a row are True, `[B, T]` -> `[B]`."""
-    if marked.shape[1] < _SHORTEST_PLATEAU:
-        return marked.new_zeros(len(marked))
-    return marked.unfold(1, _SHORTEST_PLATEAU, 1).all(-1).any(-1)
 
 
 def _split(y: Tensor, low: float | Tensor | None, high: float | Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -25,9 +25,6 @@ from nldiff.metrics.packages import import_package
 RATE = 44100
 """Hz at which both packages work."""
 
-EXTERNAL = ("voicefixer", "resemble-enhance")
-"""Names of the methods. Their results have no scale of their own."""
-
 Enhancer = Callable[[np.ndarray], np.ndarray]
 """From speech [channels, time] at `RATE` to restored speech of the same shape; channels are restored one by one."""
 

@@ -1,7 +1,7 @@
 """Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`.
 
 Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
-for PyTorch. May import everything; only `nldiff.__main__` imports it.
+for PyTorch. May import everything; only `nldiff.__main__` and scripts import it.
 """
 
 import argparse

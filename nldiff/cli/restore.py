@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
-    method = _method(options)
+    method = _method(options, known)
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     _check_names(paths, options)
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     return failed
 
 
-def _method(options: argparse.Namespace) -> Method:
+def _method(options: argparse.Namespace, known: Operator | None) -> Method:
     """Find the method and validate that the other options suit it.
 
     The method "blind" becomes "informed" if the operator is known.
@@ -101,12 +101,7 @@ def _method(options: argparse.Namespace) -> Method:
             raise NldiffError(f"--{option} {getattr(options, option)}: --method {name} does not use it")
     if options.samples > 1 and not method.random:
         raise NldiffError(f"--samples {options.samples}: --method {name} gives the same every time")
-    if options.known and method.operator == "ignores":
-        raise NldiffError(f"--known {options.known}: --method {name} cannot use it")
-    if method.operator == "needs" and not options.known:
-        raise NldiffError(f"--method {name} needs the operator: --known NAME:PARAM=VALUE,…")
-    if method.needs_clean and not options.distort:
-        raise NldiffError(f"--method {name} needs the clean signal: only with --distort, where INPUT is clean")
+    method.check_inputs(known, bool(options.distort))
     return method
 
 

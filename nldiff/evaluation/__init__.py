@@ -5,5 +5,3 @@ May import everything but `training`, `report` and `cli`. The methods are those 
 
 from nldiff.evaluation.config import EvaluationConfig, load_experiment
 from nldiff.evaluation.experiment import Outcome, evaluate
-
-__all__ = ["EvaluationConfig", "Outcome", "evaluate", "load_experiment"]

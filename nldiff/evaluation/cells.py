@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.evaluation.case import Case, make_case
-from nldiff.evaluation.clips import Audio, Clip, read_clip
+from nldiff.evaluation.clips import Audio, Case, Clip, make_case, read_clip
 from nldiff.evaluation.config import EvaluationConfig
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score
 from nldiff.evaluation.tables import cell_name, clean_name, embedding_path
@@ -113,15 +112,12 @@ class Runner:
     def _cell(self, case: Case, group: Group, method: str) -> dict[str, Any]:
         """The columns of a row that depend on the method's result."""
         started = time.monotonic()
-        error = ""
         chosen = find_method(method)  # weights that cannot be loaded fail the cell, not the run
         try:
             result = self._restored(case, chosen, group.seed)
-        except NldiffError as problem:
-            error = str(problem)
+        except NldiffError as error:
+            return {"status": "failed", "error": str(error), "seconds": time.monotonic() - started}
         seconds = time.monotonic() - started
-        if error:
-            return {"status": "failed", "error": error, "seconds": seconds}
         judged = chosen.finds_operator
         metrics = [name for name in self.config.metrics if judged or name not in CURVE_METRICS]
         values, problems = score(metrics, case, result)

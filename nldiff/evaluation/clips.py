@@ -1,14 +1,16 @@
-"""The clean clips of an experiment."""
+"""The clean clips of an experiment, and what distortions make of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nldiff import sound
 from nldiff.errors import NldiffError
+from nldiff.operators import Operator, Recipe
 
 Audio: TypeAlias = NDArray[np.float32]
 
@@ -74,3 +76,35 @@ def read_clip(clip: Clip, seconds: float, sample_rate: int, level: float) -> Aud
     if rms < _SILENCE:
         raise NldiffError(f"{clip.path} is silent from {clip.start:g} s for {seconds:g} s")
     return mono * np.float32(level / rms) if level else mono
+
+
+@dataclass(frozen=True)
+class Case:
+    """A distorted clip.
+
+    Attributes:
+        clean, observed: signals `[time]`, float32.
+        truth: the operator that maps `clean` to `observed`.
+        sample_rate: Hz.
+    """
+
+    clean: Audio
+    observed: Audio
+    truth: Operator
+    sample_rate: int
+
+    @property
+    def sigma(self) -> float:
+        """RMS of the clean signal."""
+        return sound.rms(self.clean)
+
+
+def make_case(clean: Audio, sample_rate: int, recipe: Recipe) -> Case:
+    """Distort a clean signal `[time]`.
+
+    Raises:
+        NldiffError: this signal cannot reach the input SDR.
+    """
+    x = torch.from_numpy(clean)
+    truth = recipe.build(x)
+    return Case(clean, truth(x).numpy(), truth, sample_rate)

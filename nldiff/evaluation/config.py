@@ -1,7 +1,6 @@
 """The configuration of an experiment, and its validation."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from nldiff import sound
 from nldiff.baselines.aspade import PRESETS
 from nldiff.baselines.networks import NETWORKS
 from nldiff.config import load_config
-from nldiff.errors import NldiffError
+from nldiff.errors import NldiffError, require
 from nldiff.evaluation.scoring import check_metrics
 from nldiff.restoration.methods import METHODS
 from nldiff.restoration.settings import RestoreConfig
@@ -89,10 +88,9 @@ def check_experiment(config: EvaluationConfig) -> None:
     for key in ("distortions", "methods", "seeds"):
         if not getattr(config, key):
             raise NldiffError(f"{key}: at least one expected")
-    least = {"seconds": sound.MIN_SECONDS, "rate": 1, "files": 0, "pieces": 0, "level": 0, "patience_minutes": 0}
-    for key, value in [(key, getattr(config, key)) for key in least] + [("seeds", seed) for seed in config.seeds]:
-        if not least.get(key, 0) <= value < math.inf:
-            raise NldiffError(f"{key}={value}: a number of at least {least.get(key, 0):g} expected")
+    require(config, "", ("seconds",), least=sound.MIN_SECONDS)
+    require(config, "", ("rate",), least=1)
+    require(config, "", ("files", "pieces", "level", "patience_minutes", "seeds"), least=0)
     for method in (*config.methods, config.compare_to):
         if method not in METHODS:
             raise NldiffError(f"unknown method '{method}' (known: {', '.join(METHODS)})")

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from nldiff import figures
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.evaluation.cells import Group, Runner
@@ -37,12 +38,10 @@ class Outcome:
     """A finished run.
 
     Attributes:
-        folder: folder of the results.
         cells: number of cells.
         failed: number of those that failed.
     """
 
-    folder: Path
     cells: int
     failed: int
 
@@ -96,10 +95,8 @@ def evaluate(
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     problems += [line for row in rows for line in row.pop("problems")]
     write_tables(folder, rows, config.metrics, list(embeddings), config.compare_to, problems)
-    from nldiff.figures import draw  # slow to import, not needed before
-
-    draw(folder)
-    return Outcome(folder, len(rows), sum(row["status"] != "ok" for row in rows))
+    figures.draw(folder)
+    return Outcome(len(rows), sum(row["status"] != "ok" for row in rows))
 
 
 def plan(config: EvaluationConfig) -> list[Group]:

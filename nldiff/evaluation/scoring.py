@@ -1,17 +1,15 @@
-"""Scores of a cell, and distances between sets of cells."""
+"""Scores of a cell."""
 
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
-from nldiff.evaluation.case import Case
-from nldiff.metrics import METRICS, compute, delta_sdr, delta_sdr_clipped, frechet_distance, lsd, rr_mse
+from nldiff.evaluation.clips import Case
+from nldiff.metrics import METRICS, compute, delta_sdr, delta_sdr_clipped, lsd, rr_mse
 from nldiff.metrics.embeddings import EnCodec, VGGish, log_mel_embedding
 from nldiff.metrics.frechet import Embedding
 from nldiff.metrics.rr_mse import Curve, input_gain
-from nldiff.metrics.sdr import FloatArray
 from nldiff.restoration.result import Restoration
 
 CURVE_POINTS = 1000
@@ -108,20 +106,6 @@ def make_embeddings(weights: Mapping[str, str | None]) -> tuple[dict[str, Embedd
         except NldiffError as error:
             problems.append(f"{name}: {error}")
     return made, problems
-
-
-def distance(reference: list[NDArray[np.float32]], test: list[NDArray[np.float32]]) -> float:
-    """Fréchet distance between the embeddings of two sets of clips, `[frames, dimensions]` for each clip.
-
-    Raises:
-        NldiffError: a set has fewer than two frames.
-    """
-    moments: list[FloatArray] = []
-    for frames in (np.concatenate(part).astype(np.float64) for part in (reference, test)):
-        if len(frames) < 2:
-            raise NldiffError(f"{len(frames)} frame of embeddings: at least 2 needed for a covariance")
-        moments += [frames.mean(axis=0), np.atleast_2d(np.cov(frames, rowvar=False))]
-    return frechet_distance(*moments)
 
 
 def _true_curve(case: Case) -> Curve:

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nldiff.errors import NldiffError
-from nldiff.evaluation.scoring import EMBEDDINGS, distance
+from nldiff.evaluation.scoring import EMBEDDINGS
 from nldiff.figures.run_folder import metric_label, slug
+from nldiff.metrics.frechet import set_distance
 from nldiff.metrics.packages import import_package
 from nldiff.metrics.statistics import Interval, Statistic, bootstrap, compare
 from nldiff.writing import atomic_path
@@ -170,7 +171,7 @@ def _distances(folder: Path, rows: Sequence[Row], embeddings: Sequence[str]) -> 
         if not pairs:
             continue  # the reason was told when the embedding was to be made
         try:
-            value = distance(*([np.load(path) for path in paths] for paths in zip(*pairs, strict=True)))
+            value = set_distance(*([np.load(path) for path in paths] for paths in zip(*pairs, strict=True)))
         except NldiffError as error:
             problems.append(f"{kind}, {distortion}, {method}: {error}")
         else:

@@ -3,45 +3,19 @@
 `plots` draws single restorations, the other modules compare methods. Every method looks the same in all figures of a
 run: colours are distinct with colour blindness; line styles, markers and hatches are distinct in grey. Each function
 returns a `Figure` of its own, without pyplot; `draw` writes all figures of a run. May import `errors`, `writing`,
-`sound`, `transforms`, `operators` and `metrics`, and knows nothing of methods and of how experiments run.
+`sound`, `transforms` and `metrics`, and knows nothing of methods and of how experiments run.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from matplotlib.figure import Figure
+
+from nldiff.figures import run_folder
 from nldiff.figures.plots import save_figure
-from nldiff.figures.run_folder import (
-    Cell,
-    estimators,
-    example_signals,
-    metrics_of,
-    read_cells,
-    read_table,
-    setting_name,
-    slug,
-    tables_of,
-    truth_of,
-)
 from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
 from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
 from nldiff.figures.style import Look, looks_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = [
-    "Look",
-    "draw",
-    "looks_of",
-    "plot_boxes",
-    "plot_curve_grid",
-    "plot_evolution",
-    "plot_frechet",
-    "plot_levels",
-    "plot_spectrogram_row",
-    "plot_violins",
-]
 
 
 def draw(run_dir: Path) -> list[Path]:
@@ -69,44 +43,45 @@ def draw(run_dir: Path) -> list[Path]:
         NldiffError: results.csv or another file of the run cannot be read, or a figure cannot be written.
     """
     paths = []
-    for name, figure in _figures(run_dir, read_cells(run_dir)):
+    for name, figure in _figures(run_dir, run_folder.read_cells(run_dir)):
         for suffix in (".png", ".svg"):
             paths.append(run_dir / "figures" / f"{name}{suffix}")
             save_figure(figure, paths[-1])
     return paths
 
 
-def _figures(run_dir: Path, cells: Sequence[Cell]) -> Iterator[tuple[str, "Figure"]]:
+def _figures(run_dir: Path, cells: Sequence[run_folder.Cell]) -> Iterator[tuple[str, Figure]]:
     """Name and figure of everything that the run has data for."""
     looks = looks_of(cell.method for cell in cells)
     for task in dict.fromkeys(cell.task for cell in cells):
         of_task = [cell for cell in cells if cell.task == task]
-        if metrics_of(of_task):
-            yield f"boxes-{slug(task)}", plot_boxes(of_task, looks)
+        if run_folder.metrics_of(of_task):
+            yield f"boxes-{run_folder.slug(task)}", plot_boxes(of_task, looks)
         with_level = [cell for cell in of_task if cell.level is not None]
-        if metrics_of(with_level):
-            yield f"violins-{slug(task)}", plot_violins(with_level, looks)
-        if metrics_of(with_level) and len({cell.level for cell in with_level}) > 1:
-            yield f"levels-{slug(task)}", plot_levels(with_level, looks)
+        if run_folder.metrics_of(with_level):
+            yield f"violins-{run_folder.slug(task)}", plot_violins(with_level, looks)
+        if run_folder.metrics_of(with_level) and len({cell.level for cell in with_level}) > 1:
+            yield f"levels-{run_folder.slug(task)}", plot_levels(with_level, looks)
     if (run_dir / "frechet.csv").exists():
-        yield "frechet", plot_frechet(read_table(run_dir / "frechet.csv"), looks)
+        yield "frechet", plot_frechet(run_folder.read_table(run_dir / "frechet.csv"), looks)
 
     curves = {}
     for distortion in dict.fromkeys(cell.distortion for cell in cells):
         of_distortion = [cell for cell in cells if cell.distortion == distortion]
-        title = f"{of_distortion[0].task}, {setting_name(of_distortion[0])}"
+        title = f"{of_distortion[0].task}, {run_folder.setting_name(of_distortion[0])}"
         for kind in ("curves", "audio", "traces"):
             cell = next((cell for cell in of_distortion if (run_dir / kind / cell.group).is_dir()), None)
             if cell is None:
                 continue
-            folder, truth = run_dir / kind / cell.group, truth_of(run_dir / "curves" / cell.group)
-            if kind == "curves" and (estimates := tables_of(folder, estimators(looks))):
+            folder, truth = run_dir / kind / cell.group, run_folder.truth_of(run_dir / "curves" / cell.group)
+            if kind == "curves" and (estimates := run_folder.tables_of(folder, run_folder.estimators(looks))):
                 curves[title if cell.level is not None else cell.task] = (truth, estimates)
-            if kind == "audio" and (signals := example_signals(run_dir, cell.group, looks)):
-                yield f"spectrograms-{slug(distortion)}", plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
-            if kind == "traces" and (costs := tables_of(folder, looks)):
-                shapes = tables_of(folder, looks, ".curves.csv")
+            if kind == "audio" and (signals := run_folder.example_signals(run_dir, cell.group, looks)):
+                figure = plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
+                yield f"spectrograms-{run_folder.slug(distortion)}", figure
+            if kind == "traces" and (costs := run_folder.tables_of(folder, looks)):
+                shapes = run_folder.tables_of(folder, looks, ".curves.csv")
                 figure = plot_evolution(costs, shapes, looks, truth, f"{title}: {cell.clip}")
-                yield f"evolution-{slug(distortion)}", figure
+                yield f"evolution-{run_folder.slug(distortion)}", figure
     if curves:
         yield "curves", plot_curve_grid(curves, looks)

@@ -6,25 +6,23 @@ it. Colours can be told apart with colour blindness, line styles in grey.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64
 from nldiff.transforms.spectrogram import constant_q_magnitudes, power_spectrogram
 from nldiff.writing import atomic_path
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
-
 FrequencyAxis: TypeAlias = Literal["linear", "cqt"]
 
 # Colours of Okabe and Ito's palette; two darker ones replace its yellow, which is too pale for a line. No two curves
 # share colour or line style. Truth is a thin black line.
-_STYLES = (
+STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", "--"),
     ("#009E73", "-."),
@@ -44,7 +42,7 @@ def plot_curve(
     histogram_of: Signal,
     truth: Signal | None = None,
     title: str = "Estimated transfer curve",
-) -> "Figure":
+) -> Figure:
     """Picture of one estimated curve and of the samples that it was estimated from.
 
     Args:
@@ -58,8 +56,6 @@ def plot_curve(
     Returns:
         Figure of two axes: the curve and the distribution of the samples.
     """
-    from matplotlib.figure import Figure
-
     samples = as_float64(histogram_of).ravel()
     limit = float(np.quantile(np.abs(samples), 0.9999)) or float(np.max(np.abs(as_float64(grid))))
     figure = Figure(figsize=(5.6, 6.2), layout="constrained")
@@ -80,7 +76,7 @@ def plot_curves(
     grid: Signal,
     truth: Signal | None = None,
     title: str = "Transfer curves",
-) -> "Figure":
+) -> Figure:
     """Picture of several estimated curves on one axes.
 
     Args:
@@ -92,10 +88,8 @@ def plot_curves(
     Raises:
         NldiffError: more curves than can be told apart.
     """
-    from matplotlib.figure import Figure
-
-    if len(curves) > len(_STYLES):
-        raise NldiffError(f"{len(curves)} curves in one picture: at most {len(_STYLES)} can be told apart")
+    if len(curves) > len(STYLES):
+        raise NldiffError(f"{len(curves)} curves in one picture: at most {len(STYLES)} can be told apart")
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     _draw_curves(axes, curves, grid, truth, float(np.max(np.abs(as_float64(grid)))))
@@ -107,7 +101,7 @@ def plot_curves(
 
 def plot_spectrograms(
     signals: Mapping[str, Signal], sample_rate: int, fmax: float | None = None, frequency: FrequencyAxis = "linear"
-) -> "Figure":
+) -> Figure:
     """Column of spectrograms with one colour scale, 80 dB below the loudest point of all of them.
 
     Args:
@@ -119,8 +113,6 @@ def plot_spectrograms(
     Raises:
         NldiffError: a signal is too short for a spectrum (about 23 ms), or the axis is unknown.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8.0, 0.9 + 2.0 * len(signals)), layout="constrained")
     panels = list(figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0])
     image = draw_spectrograms(panels, signals, sample_rate, _MAX_SPECTRA, frequency)
@@ -136,8 +128,8 @@ def plot_spectrograms(
 
 
 def draw_spectrograms(
-    panels: Sequence["Axes"], signals: Mapping[str, Signal], sample_rate: int, columns: int, frequency: FrequencyAxis
-) -> "AxesImage":
+    panels: Sequence[Axes], signals: Mapping[str, Signal], sample_rate: int, columns: int, frequency: FrequencyAxis
+) -> AxesImage:
     """Draw one spectrogram per panel, with one colour scale down from the loudest point of all of them.
 
     Args:
@@ -180,7 +172,7 @@ def draw_spectrograms(
     return image
 
 
-def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
+def save_figure(figure: Figure, path: str | Path, dpi: float = 150) -> None:
     """Write a figure, completely or not at all, as PNG (`dpi` pixels per inch) or SVG, by the suffix of the path.
 
     Raises:
@@ -193,11 +185,11 @@ def save_figure(figure: "Figure", path: str | Path, dpi: float = 150) -> None:
         figure.savefig(temporary, dpi=dpi)
 
 
-def _draw_curves(axes: "Axes", curves: Mapping[str, Signal], grid: Signal, truth: Signal | None, limit: float) -> None:
+def _draw_curves(axes: Axes, curves: Mapping[str, Signal], grid: Signal, truth: Signal | None, limit: float) -> None:
     """Draw curves, identity and truth over inputs from -limit to limit."""
     x = as_float64(grid)
     drawn: list[FloatArray] = []
-    for (name, values), (colour, style) in zip(curves.items(), _STYLES, strict=False):
+    for (name, values), (colour, style) in zip(curves.items(), STYLES, strict=False):
         drawn.append(as_float64(values))
         axes.plot(x, drawn[-1], color=colour, linestyle=style, linewidth=2.2, label=name)
     if truth is not None:

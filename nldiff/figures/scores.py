@@ -1,20 +1,19 @@
 """Figures of scores: boxes, violins, means against the level, Fréchet distances."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from nldiff.figures.run_folder import OBSERVED, Cell, metric_label, metrics_of
 from nldiff.figures.style import Look, add_legend, make_panels
 from nldiff.metrics.statistics import bootstrap
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-
-def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
+def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
     """Boxes (quartiles, median, whiskers of 1.5 times their distance) of every metric, a panel each.
 
     Args:
@@ -32,7 +31,7 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
     return figure
 
 
-def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
+def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
     """Distributions of every metric at each level, a panel each; bars from quartile to quartile, median marked.
 
     Args:
@@ -65,7 +64,7 @@ def plot_violins(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
     return figure
 
 
-def plot_levels(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
+def plot_levels(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
     """Mean of every metric against the level, a panel each, with bands of 95 % (percentile bootstrap over clips).
 
     Args:
@@ -93,7 +92,7 @@ def plot_levels(cells: Sequence[Cell], looks: Mapping[str, Look]) -> "Figure":
     return figure
 
 
-def plot_frechet(rows: Sequence[Mapping[str, str]], looks: Mapping[str, Look]) -> "Figure":
+def plot_frechet(rows: Sequence[Mapping[str, str]], looks: Mapping[str, Look]) -> Figure:
     """Bars of Fréchet distances, a panel for each task and embedding.
 
     Args:
@@ -120,7 +119,7 @@ def plot_frechet(rows: Sequence[Mapping[str, str]], looks: Mapping[str, Look]) -
     return figure
 
 
-def _score_panels(cells: Sequence[Cell], title: str, width: float = 4.2) -> tuple["Figure", dict[str, "Axes"]]:
+def _score_panels(cells: Sequence[Cell], title: str, width: float = 4.2) -> tuple[Figure, dict[str, Axes]]:
     """An axes for each metric, at least `width` inches wide."""
     metrics = metrics_of(cells)
     figure, panels = make_panels(len(metrics), title, max(1, int(14 / width)), (width, 3.2))
@@ -156,8 +155,6 @@ def _fill(method: str, looks: Mapping[str, Look]) -> str:
     return "white" if method == OBSERVED else looks[method].colour
 
 
-def _patch_legend(figure: "Figure", cells: Sequence[Cell], methods: Iterable[str], looks: Mapping[str, Look]) -> None:
-    from matplotlib.patches import Patch
-
+def _patch_legend(figure: Figure, cells: Sequence[Cell], methods: Iterable[str], looks: Mapping[str, Look]) -> None:
     patches = [Patch(facecolor=_fill(n, looks), edgecolor="black", hatch=looks[n].hatch) for n in methods]
     add_legend(figure, patches, [_with_failures(name, cells) for name in methods])

@@ -1,16 +1,17 @@
 """Figures of single restorations: transfer curves, spectrograms, changes over the diffusion steps."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 
 from nldiff.figures.plots import FrequencyAxis, draw_spectrograms
 from nldiff.figures.style import Look, add_legend, make_panels
 from nldiff.metrics.sdr import FloatArray, Signal
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PICTURES_PER_ROW, _MAX_SPECTRA = 5, 800
 
@@ -21,7 +22,7 @@ def plot_curve_grid(
     panels: Mapping[str, tuple[Table | None, Mapping[str, Table]]],
     looks: Mapping[str, Look],
     title: str = "Transfer curves",
-) -> "Figure":
+) -> Figure:
     """Estimated transfer curves and the truth, one panel per distortion.
 
     Args:
@@ -53,7 +54,7 @@ def plot_curve_grid(
 
 def plot_spectrogram_row(
     signals: Mapping[str, Signal], sample_rate: int, title: str = "", frequency: FrequencyAxis = "linear"
-) -> "Figure":
+) -> Figure:
     """Spectrograms side by side, in rows of five, with one colour scale down from the loudest point of all of them.
 
     Args:
@@ -82,7 +83,7 @@ def plot_evolution(
     looks: Mapping[str, Look],
     truth: Table | None = None,
     title: str = "",
-) -> "Figure":
+) -> Figure:
     """Cost and curves over the diffusion steps.
 
     Args:
@@ -92,10 +93,6 @@ def plot_evolution(
         truth: table of x and y, where known.
         title: title of the figure.
     """
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-
     figure, (first, *others) = make_panels(1 + len(curves), title, columns=4, size=(3.4, 3.1))
     lines = {}
     for method, table in costs.items():

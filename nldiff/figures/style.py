@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nldiff.figures import plots as plotting
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from nldiff.figures.plots import STYLES
 from nldiff.figures.run_folder import OBSERVED, estimators
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MARKERS = "osD^vPX*<>"
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "ooo", "----", "||||", "OO")
@@ -29,17 +28,15 @@ def looks_of(methods: Iterable[str]) -> dict[str, Look]:
     """Choose a look for each method: distinct for up to 40 (in bars and in grey: 10); the distorted input is dashed."""
     looks = {}
     for n, method in enumerate(estimators(dict.fromkeys(methods))):
-        colour, line = plotting._STYLES[n % len(plotting._STYLES)]
+        colour, line = STYLES[n % len(STYLES)]
         looks[method] = Look(colour, line, _MARKERS[n % 10], _HATCHES[n % 10])
     return {OBSERVED: Look("black", (0, (4, 3)), "", "")} | looks
 
 
 def make_panels(
     count: int, title: str, columns: int, size: tuple[float, float] = (4.2, 3.2), share: bool = False
-) -> tuple["Figure", list["Axes"]]:
+) -> tuple[Figure, list[Axes]]:
     """Make a figure of `count` axes in rows of `columns`, each of `size` inches; `share` gives all the same limits."""
-    from matplotlib.figure import Figure
-
     rows = -(-count // columns)
     columns = -(-count // rows)
     figure = Figure(figsize=(0.9 + size[0] * columns, 0.9 + size[1] * rows), layout="constrained")
@@ -57,7 +54,7 @@ def make_panels(
     return figure, list(panels[:count])
 
 
-def add_legend(figure: "Figure", handles: Iterable[Any], labels: Sequence[str]) -> None:
+def add_legend(figure: Figure, handles: Iterable[Any], labels: Sequence[str]) -> None:
     """Put a legend below the axes, in as few rows as fit."""
     rows = -(-len(labels) * 2.2 // figure.get_figwidth())
     columns = int(-(-len(labels) // rows))

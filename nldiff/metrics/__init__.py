@@ -105,33 +105,3 @@ def compute(names: Iterable[str], reference: Signal, estimate: Signal, sample_ra
         rate = (sample_rate,) if metric.takes_sample_rate else ()
         values[name] = float(np.mean(metric.function(*signals, *rate)))
     return values
-
-
-__all__ = [
-    "METRICS",
-    "Metric",
-    "bss_sdr",
-    "compute",
-    "delta_sdr",
-    "delta_sdr_clipped",
-    "dnsmos",
-    "dnsmos_scores",
-    "estoi",
-    "frechet_audio_distance",
-    "frechet_distance",
-    "log_mel_distance",
-    "loudness",
-    "lsd",
-    "mrstft",
-    "nisqa",
-    "nisqa_scores",
-    "normalise_loudness",
-    "peaq_odg",
-    "pemo_q_odg",
-    "pesq",
-    "r_nonlin",
-    "rr_mse",
-    "sdr",
-    "si_sdr",
-    "stoi",
-]

@@ -1,9 +1,10 @@
 """Fréchet distance between two sets of recordings: compares the sets as a whole, without pairs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
 from nldiff.metrics.embeddings import log_mel_embedding
@@ -31,8 +32,8 @@ def frechet_audio_distance(reference_set: AudioSet, test_set: AudioSet, embeddin
     Raises:
         NldiffError: a set has fewer than two frames, a value is not finite, or the embedding refuses a signal.
     """
-    reference = _gaussian(reference_set, embedding, "reference set")
-    return frechet_distance(*reference, *_gaussian(test_set, embedding, "test set"))
+    sets = {"reference set": reference_set, "test set": test_set}
+    return set_distance(*([_embedded(*item, embedding, name) for item in items] for name, items in sets.items()))
 
 
 def log_mel_distance(reference_set: AudioSet, test_set: AudioSet) -> float:
@@ -41,6 +42,22 @@ def log_mel_distance(reference_set: AudioSet, test_set: AudioSet) -> float:
     Args, Returns, Raises: as `frechet_audio_distance`; signals below 0.975 s are refused.
     """
     return frechet_audio_distance(reference_set, test_set, log_mel_embedding)
+
+
+def set_distance(reference: Sequence[NDArray[np.floating]], test: Sequence[NDArray[np.floating]]) -> float:
+    """Compute the `frechet_distance` between embeddings of two sets, `[frames, dimensions]` for each recording.
+
+    Raises:
+        NldiffError: a set has fewer than two frames, or a value is not finite.
+    """
+    moments: list[FloatArray] = []
+    for name, recordings in (("reference set", reference), ("test set", test)):
+        count = sum(map(len, recordings))
+        if count < 2:
+            raise NldiffError(f"{name} gives {count} frame(s) of embeddings: at least 2 needed for a covariance")
+        frames = np.concatenate(recordings).astype(np.float64)
+        moments += [frames.mean(axis=0), np.atleast_2d(np.cov(frames, rowvar=False))]
+    return frechet_distance(*moments)
 
 
 def frechet_distance(mu1: FloatArray, c1: FloatArray, mu2: FloatArray, c2: FloatArray) -> float:
@@ -84,14 +101,6 @@ def _factor(covariance: FloatArray) -> FloatArray:
     return vectors * np.sqrt(np.maximum(values, 0))
 
 
-def _gaussian(recordings: AudioSet, embedding: Embedding, name: str) -> tuple[FloatArray, FloatArray]:
-    """Mean `[d]` and unbiased covariance `[d, d]` of all frames of a set."""
-    frames = []
-    for signal, sample_rate in recordings:
-        samples = as_float64_signal(signal, name)
-        frames.append(embedding(samples.mean(axis=0) if samples.ndim == 2 else samples, sample_rate))
-    count = sum(map(len, frames))
-    if count < 2:
-        raise NldiffError(f"{name} gives {count} frame(s) of embeddings: at least 2 needed for a covariance")
-    embeddings = np.concatenate(frames).astype(np.float64)
-    return embeddings.mean(axis=0), np.atleast_2d(np.cov(embeddings, rowvar=False))
+def _embedded(signal: Signal, sample_rate: int, embedding: Embedding, name: str) -> FloatArray:
+    samples = as_float64_signal(signal, name)
+    return embedding(samples.mean(axis=0) if samples.ndim == 2 else samples, sample_rate)

@@ -18,23 +18,8 @@ from scipy.signal import lfilter, resample_poly
 from scipy.special import expit
 
 from nldiff.errors import NldiffError
-from nldiff.metrics.peaq_ear import (
-    BAND_BARK,
-    BANDS,
-    FRAME,
-    FRAME_RATE,
-    FULL_SCALE,
-    HOP,
-    RATE,
-    TINY,
-    adapt,
-    excitation_and_noise,
-    internal_noise,
-    loudness,
-    modulation,
-    power_spectrum,
-    smear,
-)
+from nldiff.metrics import peaq_ear as ear
+from nldiff.metrics.packages import for_each
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64_pair
 
 MIN_ODG, MAX_ODG = -3.98, 0.22
@@ -121,18 +106,18 @@ def peaq(reference: Signal, estimate: Signal, sample_rate: int) -> Peaq:
     first, last = _bounds_of_sound(signals)
 
     # Frames before the first sound are not judged, but they set the state of the ear's filters.
-    silent, count = first // HOP, (last + 1) // HOP
-    length = (count - 1) * HOP + FRAME
+    silent, count = first // ear.HOP, (last + 1) // ear.HOP
+    length = (count - 1) * ear.HOP + ear.FRAME
     signals = np.pad(signals, ((0, 0), (0, max(0, length - signals.shape[-1]))))[:, :length]
-    frames = np.lib.stride_tricks.sliding_window_view(signals, FRAME, axis=-1)[:, ::HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(signals, ear.FRAME, axis=-1)[:, :: ear.HOP]
     blocks = [_analyse(frames[:, start : start + _BLOCK]) for start in range(0, count, _BLOCK)]
     excitation, *judged_at_once = (np.concatenate(parts, axis=-1) for parts in zip(*blocks, strict=True))
     noise, bandwidths, harmonics = (values[..., silent:] for values in judged_at_once)
-    smeared = smear(excitation)
-    remembered = (smeared, adapt(smeared), *modulation(excitation))
+    smeared = ear.smear(excitation)
+    remembered = (smeared, ear.adapt(smeared), *ear.modulation(excitation))
     smeared, adapted, modulated, envelope = (pattern[..., silent:] for pattern in remembered)
 
-    delay = max(0, math.ceil(0.5 * FRAME_RATE) - silent)
+    delay = max(0, math.ceil(0.5 * ear.FRAME_RATE) - silent)
     movs = (
         {"BandwidthRef": _mean_of_valid(bandwidths[0]), "BandwidthTest": _mean_of_valid(bandwidths[1])}
         | _noise_to_mask(noise, smeared[0])
@@ -158,9 +143,7 @@ def peaq_odg(reference: Signal, estimate: Signal, sample_rate: int) -> FloatArra
     Raises:
         NldiffError: as `peaq`.
     """
-    x, y = as_float64_pair(reference, estimate)
-    pairs = zip(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), strict=True)
-    return np.array([peaq(*pair, sample_rate).odg for pair in pairs]).reshape(x.shape[:-1])[()]
+    return for_each(lambda x, y: peaq(x, y, sample_rate).odg, *as_float64_pair(reference, estimate))
 
 
 def distortion_index(movs: dict[str, float]) -> float:
@@ -176,10 +159,10 @@ def difference_grade(di: float) -> float:
 
 
 def _to_16_bits(signals: FloatArray, sample_rate: int) -> FloatArray:
-    if sample_rate != RATE:
-        divisor = math.gcd(RATE, sample_rate)
-        signals = resample_poly(signals, RATE // divisor, sample_rate // divisor, axis=-1)
-    return np.floor(signals * FULL_SCALE)
+    if sample_rate != ear.RATE:
+        divisor = math.gcd(ear.RATE, sample_rate)
+        signals = resample_poly(signals, ear.RATE // divisor, sample_rate // divisor, axis=-1)
+    return np.floor(signals * ear.FULL_SCALE)
 
 
 def _bounds_of_sound(signals: FloatArray) -> tuple[int, int]:
@@ -191,7 +174,7 @@ def _bounds_of_sound(signals: FloatArray) -> tuple[int, int]:
             raise NldiffError(f"{name} is silent: PEAQ cannot grade silence")
     places = np.flatnonzero(loud[0])
     first, last = int(places[0]), min(int(places[-1]) + 4, signals.shape[-1] - 1)
-    seconds = (last + 1 - first) / RATE
+    seconds = (last + 1 - first) / ear.RATE
     if seconds < MIN_SECONDS:
         raise NldiffError(f"reference has only {seconds:.3f} s of sound: PEAQ needs at least {MIN_SECONDS} s")
     return first, last
@@ -199,8 +182,8 @@ def _bounds_of_sound(signals: FloatArray) -> tuple[int, int]:
 
 def _analyse(frames: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Excitation `[2, 109, n]`, noise `[109, n]`, bandwidths `[2, n]` and error harmonics `[n]` of `[2, n, 2048]`."""
-    power = power_spectrum(frames)
-    return *excitation_and_noise(power), _bandwidths(power), _error_harmonics(frames, power)
+    power = ear.power_spectrum(frames)
+    return *ear.excitation_and_noise(power), _bandwidths(power), _error_harmonics(frames, power)
 
 
 # ------------------------------------------------------------ model output variables, annex 2, section 4
@@ -215,7 +198,7 @@ def _mean_of_valid(values: FloatArray) -> float:
 def _bandwidths(power: FloatArray) -> FloatArray:
     """Number of bins up to the last one well above the estimate's noise floor, `[2, n]`; -1: frame not counted."""
     lowest, highest = 346, 921  # 8.1 and 21.6 kHz
-    floor = power[1, :, highest : FRAME // 2].max(axis=-1, keepdims=True)
+    floor = power[1, :, highest : ear.FRAME // 2].max(axis=-1, keepdims=True)
     bins = np.arange(highest)
     above = (power[0, :, :highest] >= 10 * floor) & (bins > lowest)
     reference = np.where(above, bins, -2).max(axis=-1)
@@ -224,7 +207,7 @@ def _bandwidths(power: FloatArray) -> FloatArray:
 
 
 def _noise_to_mask(noise: FloatArray, reference: FloatArray) -> dict[str, float]:
-    mask_db = np.maximum(3, 0.25 * BAND_BARK * np.arange(BANDS)[:, None])
+    mask_db = np.maximum(3, 0.25 * ear.BAND_BARK * np.arange(ear.BANDS)[:, None])
     ratio = noise / (reference * 10 ** (-mask_db / 10))
     audible = ratio.max(axis=0) > 10**0.15
     return {"TotalNMR": 10 * math.log10(ratio.mean()), "RelDistFrames": float(np.mean(audible))}
@@ -241,8 +224,8 @@ def modulation_differences(modulated: FloatArray, envelope: FloatArray) -> dict[
     added = estimate - reference
     difference_1 = 100 * np.mean(np.abs(added) / (1 + reference), axis=0)
     difference_2 = 100 * np.mean(np.where(added < 0, -0.1 * added, added) / (0.01 + reference), axis=0)
-    weight = np.sum(envelope / (envelope + 100 * internal_noise() ** 0.3), axis=0)
-    windows = np.lib.stride_tricks.sliding_window_view(np.sqrt(difference_1), math.floor(0.1 * FRAME_RATE))
+    weight = np.sum(envelope / (envelope + 100 * ear.internal_noise() ** 0.3), axis=0)
+    windows = np.lib.stride_tricks.sliding_window_view(np.sqrt(difference_1), math.floor(0.1 * ear.FRAME_RATE))
     return {
         "WinModDiff1": math.sqrt(np.mean(windows.mean(axis=-1) ** 4)),
         "AvgModDiff1": float(np.average(difference_1, weights=weight)),
@@ -251,16 +234,16 @@ def modulation_differences(modulated: FloatArray, envelope: FloatArray) -> dict[
 
 
 def _noise_loudness(modulated: FloatArray, adapted: FloatArray, smeared: FloatArray, delay: int) -> float:
-    noise = internal_noise()
+    noise = ear.internal_noise()
     threshold = 0.15 * modulated + 0.5
     reference, estimate = threshold * adapted
     masking = np.exp(-1.5 * (adapted[1] - adapted[0]) / adapted[0])
     audible = np.maximum(estimate - reference, 0) / (noise + reference * masking)
     partial = 24 * np.mean((noise / threshold[1]) ** 0.23 * ((1 + audible) ** 0.23 - 1), axis=0)
     # Both signals must have been loud enough once, 50 ms before.
-    loud = np.flatnonzero(np.all(loudness(smeared) > 0.1, axis=0))
+    loud = np.flatnonzero(np.all(ear.loudness(smeared) > 0.1, axis=0))
     start = int(loud[0]) if len(loud) else len(partial)
-    judged = partial[max(delay, start + math.ceil(0.050 * FRAME_RATE)) :]
+    judged = partial[max(delay, start + math.ceil(0.050 * ear.FRAME_RATE)) :]
     return math.sqrt(np.mean(judged**2)) if len(judged) else 0.0
 
 
@@ -287,7 +270,7 @@ def _error_harmonics(frames: FloatArray, power: FloatArray) -> FloatArray:
     It is a peak in the spectrum of the autocorrelation of the difference of both log spectra.
     """
     lags = 256
-    difference = np.diff(np.log(np.maximum(power[..., : 2 * lags - 1], TINY)), axis=0)[0]
+    difference = np.diff(np.log(np.maximum(power[..., : 2 * lags - 1], ear.TINY)), axis=0)[0]
     start = np.fft.rfft(difference[:, :lags], 2 * lags)
     products = np.fft.irfft(start.conj() * np.fft.rfft(difference, 2 * lags), 2 * lags)[:, :lags]
     sums = np.cumsum(np.pad(difference**2, ((0, 0), (1, 0))), axis=-1)
@@ -299,5 +282,5 @@ def _error_harmonics(frames: FloatArray, power: FloatArray) -> FloatArray:
     peaks = spectrum.real**2 + spectrum.imag**2
     # Kabal: a peak is any value above the one at 0, wherever the first valley lies.
     highest = np.max(np.where(peaks > peaks[:, :1], peaks, 0), axis=-1)
-    loud = np.any(np.sum(frames[..., HOP:] ** 2, axis=-1) >= 8000, axis=0)
+    loud = np.any(np.sum(frames[..., ear.HOP :] ** 2, axis=-1) >= 8000, axis=0)
     return np.where(loud, highest, -1.0)

@@ -41,6 +41,7 @@ from nldiff.errors import NldiffError
 from nldiff.metrics.gammatone import erb_frequency, erb_number, gammatone_bands
 from nldiff.metrics.packages import at_rate, for_each
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64_pair, refuse_silence
+from nldiff.sound import rms
 
 RATE = 44100  # Hz
 LOOP_RATE = RATE // 4
@@ -100,7 +101,7 @@ def pemo_q(reference: Signal, estimate: Signal, sample_rate: int) -> PemoQ:
         raise NldiffError(f"{len(x)} samples are shorter than one frame of PEMO-Q (10 ms)")
     if not np.any(y):
         raise NldiffError("estimate is silent: it cannot be brought to the level of the reference")
-    signals = np.stack([x, y * (_rms(x) / _rms(y))])
+    signals = np.stack([x, y * (rms(x) / rms(y))])
     x, y = internal_representation(at_rate(signals, sample_rate, RATE))
     y = assimilate(x, y)
     psm = float(similarity(x.reshape(len(x), -1), y.reshape(len(y), -1)))
@@ -248,7 +249,3 @@ def difference_grade(psm_t: float) -> float:
     """Objective difference grade, -4 to 0, for a similarity PSM_t: a hyperbola up to 0.864, a line above."""
     grade = 16.4 * psm_t - 16.4 if psm_t >= 0.864 else -0.22 / (psm_t - 0.98) - 4.13
     return min(max(grade, -4.0), 0.0)
-
-
-def _rms(x: FloatArray) -> float:
-    return float(np.sqrt(np.mean(x**2)))

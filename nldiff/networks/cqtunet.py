@@ -72,7 +72,9 @@ class CQTUNet(ScoreNetwork):
         self.transform = ConstantQ(octaves, bins_per_octave, window)
         normalise = layer == "magnitude_preserving"
         self.noise_embedding = NoiseEmbedding(embedding, normalise=normalise)
-        folded, rows = 2 * patch[0] * patch[1], bins_per_octave // patch[0]
+        # The deepest level has one frame per granule of the transform; patches of frames must be whole there too.
+        self.granule = self.transform.granule * patch[1]
+        folded, self.rows = 2 * patch[0] * patch[1], bins_per_octave // patch[0]
 
         def stack(width: int, count: int) -> nn.ModuleList:
             if normalise:
@@ -84,7 +86,9 @@ class CQTUNet(ScoreNetwork):
         self.outputs = nn.ModuleList(Conv(c, folded, normalise=normalise) for c in groups)
         # The output starts near zero, so that an untrained denoiser returns c_skip * x.
         self.output_gain = nn.Parameter(torch.full((octaves + 1,), 1e-3))
-        self.position = nn.ParameterList(torch.zeros(1, c, rows, 1) for c in groups) if position_embedding else None
+        self.position = (
+            nn.ParameterList(torch.zeros(1, c, self.rows, 1) for c in groups) if position_embedding else None
+        )
         self.down = nn.ModuleList(Conv(a, b, normalise=normalise) for a, b in pairwise(channels))
         self.up = nn.ModuleList(Conv(b, a, normalise=normalise) for a, b in pairwise(channels))
         self.encoder = nn.ModuleList(stack(c, n) for c, n in zip(channels, layers, strict=True))
@@ -94,7 +98,7 @@ class CQTUNet(ScoreNetwork):
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         """`x` [batch, time] float32 at unit variance, any length; `c_noise` [batch] -> [batch, time] float32."""
         samples = x.shape[-1]
-        padded = -(-samples // self._granule) * self._granule
+        padded = -(-samples // self.granule) * self.granule
         groups = self.transform.forward(nn.functional.pad(x, (0, padded - samples)))
         embedding = self.noise_embedding(c_noise)
 
@@ -115,11 +119,10 @@ class CQTUNet(ScoreNetwork):
         h = self._run_stack(self.bottleneck, h, embedding)
 
         outputs: list[Tensor] = [torch.empty(0)] * len(groups)
-        rows = self.position_rows
         for k in reversed(range(len(self.decoder))):
             h = self._run_stack(self.decoder[k], torch.add(h, skips[k]) * 0.5**0.5, embedding)
             # The derivative of `split` is channels_last, that of slicing is not.
-            own, *rest = h.split(rows, dim=2)
+            own, *rest = h.split(self.rows, dim=2)
             if k == len(self.decoder) - 1:
                 outputs[k + 1] = self._leave(k + 1, own)
                 own, *rest = rest
@@ -127,16 +130,6 @@ class CQTUNet(ScoreNetwork):
             if k:
                 h = upsample_time(self.up[k - 1](channels_last(torch.cat(rest, dim=2))))
         return self.transform.inverse(outputs, padded)[:, :samples]
-
-    @property
-    def position_rows(self) -> int:
-        """Rows of the frequency axis per octave."""
-        return self.transform.bins_per_octave // self.patch[0]
-
-    @property
-    def _granule(self) -> int:
-        # The deepest level has one frame per granule of the transform; patches of frames must be whole there too.
-        return self.transform.granule * self.patch[1]
 
     def _run_stack(self, stack: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
         assert isinstance(stack, nn.ModuleList)

@@ -6,26 +6,7 @@ one contract (`Operator`). May import `errors` only; knows nothing of sampling, 
 
 from nldiff.operators.calibration import calibrate, estimate_input_rms, input_sdr
 from nldiff.operators.known import DISTORTIONS, Distortion
-from nldiff.operators.operator import Chain, Identity, Operator, Portrait, Rescaled
+from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
 from nldiff.operators.recipes import Recipe, parse_operator
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.waveshapers import WAVESHAPERS, Waveshaper, make_waveshaper
-
-__all__ = [
-    "DISTORTIONS",
-    "WAVESHAPERS",
-    "Chain",
-    "Distortion",
-    "Identity",
-    "Operator",
-    "Portrait",
-    "Recipe",
-    "Rescaled",
-    "TabulatedCurve",
-    "Waveshaper",
-    "calibrate",
-    "estimate_input_rms",
-    "input_sdr",
-    "make_waveshaper",
-    "parse_operator",
-]

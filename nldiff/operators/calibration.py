@@ -1,7 +1,5 @@
 """Levels of known distortions: the input SDR, calibration to it, and the level of the clean signal."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import pairwise

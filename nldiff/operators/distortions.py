@@ -6,8 +6,6 @@ shape and type, and are differentiable almost everywhere. `sox_overdrive` has me
 A new distortion is a function here and an entry of `nldiff.operators.known.DISTORTIONS`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 A new distortion is a function in `nldiff.operators.distortions` and an entry of `DISTORTIONS`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +11,7 @@ import torch
 from torch import Tensor
 
 from nldiff.errors import NldiffError
-from nldiff.operators.distortions import (
-    amplified_clip,
-    carbon_mic,
-    full_wave,
-    half_wave,
-    hard_clip,
-    overdrive_static,
-    quantize,
-    soft_clip,
-    sox_overdrive,
-    tanh_clip,
-    wavefold,
-)
+from nldiff.operators import distortions
 from nldiff.operators.operator import Operator
 
 
@@ -86,11 +72,11 @@ _SOX = {"gain_db": Parameter(20.0, 0.0, 100.0), "colour": Parameter(20.0, 0.0, 1
 
 DISTORTIONS: dict[str, DistortionSpec] = {
     "hard_clip": DistortionSpec(
-        lambda x, threshold: hard_clip(x, -threshold, threshold), {"threshold": _size(0.1)}, "threshold"
+        lambda x, threshold: distortions.hard_clip(x, -threshold, threshold), {"threshold": _size(0.1)}, "threshold"
     ),
     # the lower limit is -ratio * threshold
     "asymmetric_clip": DistortionSpec(
-        lambda x, threshold, ratio: hard_clip(x, -ratio * threshold, threshold),
+        lambda x, threshold, ratio: distortions.hard_clip(x, -ratio * threshold, threshold),
         {"threshold": _size(0.1), "ratio": Parameter(0.5, 0.0, 1.0)},
         "threshold",
         lambda peak: (1e-6 * peak, 1e3 * peak),
@@ -98,32 +84,38 @@ DISTORTIONS: dict[str, DistortionSpec] = {
     # the louder output differs from the input by much more than its distortion: no input SDR. The paper does not
     # give the threshold; 1 is the full scale of audio files
     "amplified_clip": DistortionSpec(
-        amplified_clip, {"gain_db": Parameter(35.0, 0.0, 100.0), "threshold": _size(1.0)}, keeps_level=False
+        distortions.amplified_clip, {"gain_db": Parameter(35.0, 0.0, 100.0), "threshold": _size(1.0)}, keeps_level=False
     ),
-    "soft_clip": DistortionSpec(tanh_clip, {"gain": _size(10.0)}, "gain", lambda peak: (1e6 / peak, 1e-3 / peak)),
+    "soft_clip": DistortionSpec(
+        distortions.tanh_clip, {"gain": _size(10.0)}, "gain", lambda peak: (1e6 / peak, 1e-3 / peak)
+    ),
     "soft_clip_r": DistortionSpec(
-        soft_clip,
+        distortions.soft_clip,
         {"threshold": _size(0.1), "hardness": Parameter(0.5, 0.0, 1.0)},
         "threshold",
         lambda peak: (1e-6 * peak, 1e3 * peak),
     ),
-    "wavefold": DistortionSpec(wavefold, {"threshold": _size(0.1)}, "threshold"),
+    "wavefold": DistortionSpec(distortions.wavefold, {"threshold": _size(0.1)}, "threshold"),
     # the SDR need not fall steadily with the step: the calibration then finds one of several
-    "quantize": DistortionSpec(quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)),
-    "half_wave": DistortionSpec(half_wave),
-    "full_wave": DistortionSpec(full_wave),
-    "carbon_mic": DistortionSpec(
-        carbon_mic, {"asymmetry": Parameter(0.5, 1e-6, 1 - 1e-6), "gain": Parameter(2.0, 1e-6, 1e6)}
+    "quantize": DistortionSpec(
+        distortions.quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)
     ),
-    "overdrive_static": DistortionSpec(overdrive_static, _SOX, keeps_level=False),
+    "half_wave": DistortionSpec(distortions.half_wave),
+    "full_wave": DistortionSpec(distortions.full_wave),
+    "carbon_mic": DistortionSpec(
+        distortions.carbon_mic, {"asymmetry": Parameter(0.5, 1e-6, 1 - 1e-6), "gain": Parameter(2.0, 1e-6, 1e6)}
+    ),
+    "overdrive_static": DistortionSpec(distortions.overdrive_static, _SOX, keeps_level=False),
     # the time in which the filter forgets is the device's, in seconds: its pole changes with the rate
     "overdrive": DistortionSpec(
-        sox_overdrive,
+        distortions.sox_overdrive,
         {**_SOX, "pole": Parameter(0.995, 1e-6, 1 - 1e-6)},
         keeps_level=False,
         memory=Memory(
             context=lambda gain_db, colour, pole: math.ceil(math.log(1e-3) / math.log(pole)),
-            static=lambda x, gain_db, colour, pole: overdrive_static(x, gain_db, colour) if gain_db else x.clamp(-1, 1),
+            static=lambda x, gain_db, colour, pole: (
+                distortions.overdrive_static(x, gain_db, colour) if gain_db else x.clamp(-1, 1)
+            ),
             at_rate=lambda ratio, gain_db, colour, pole: {"pole": pole**ratio},
         ),
     ),

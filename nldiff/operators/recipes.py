@@ -6,8 +6,6 @@ parameter: `hard_clip:sdr=3`. Every one takes the weight of the distorted signal
 `hard_clip:sdr=3 > overdrive:gain_db=20; mix=0.5`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,13 +52,6 @@ class Recipe:
                 calibrated_parameter(name, params["sdr"], others)
         if not 0 <= self.mix <= 1:
             raise NldiffError(f"distortion {self.text!r}: mix={self.mix:g} is out of range (0 to 1)")
-
-    @classmethod
-    def of(cls, name: str, params: Mapping[str, float]) -> Recipe:
-        """Recipe of one distortion from its name and parameters, `sdr` and `mix` among them."""
-        params = {key: float(value) for key, value in params.items()}
-        assignments = ",".join(f"{key}={value!r}" for key, value in params.items())
-        return cls(f"{name}:{assignments}" if assignments else name, (Part(name, params),))
 
     @property
     def family(self) -> str:

@@ -1,7 +1,5 @@
 """Curves as tables."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

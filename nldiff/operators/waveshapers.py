@@ -8,8 +8,6 @@ The three families are those of Švento et al., "Estimation and Restoration of U
 using Diffusion" (2025), section 2.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from abc import abstractmethod

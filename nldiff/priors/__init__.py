@@ -3,6 +3,4 @@
 May import `networks`, `weight_files`, `sound` and what is below them; knows nothing of samplers and operators.
 """
 
-from nldiff.priors.saved import SHIPPED, Prior, load_prior, read_config, save_prior
-
-__all__ = ["SHIPPED", "Prior", "load_prior", "read_config", "save_prior"]
+from nldiff.priors.saved import SHIPPED, Prior, load_prior, save_prior

@@ -1,13 +1,12 @@
 """The listening page: a static folder that shows and plays a run of `nldiff evaluate` in any browser.
 
-May import `errors`, `version`, `writing`, `sound`, `metrics` and `figures`. It reads the run's folder only, and knows
+May import `errors`, `version`, `sound`, `metrics` and `figures`. It reads the run's folder only, and knows
 nothing of models, methods and of how experiments run.
 """
 
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -17,29 +16,13 @@ import soundfile as sf
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.figures import Look, looks_of, plot_curve_grid, plot_spectrogram_row
+from nldiff.figures import Look, looks_of, plot_curve_grid, plot_spectrogram_row, run_folder
 from nldiff.figures.plots import save_figure
-from nldiff.figures.run_folder import (
-    CLEAN,
-    OBSERVED,
-    Cell,
-    estimators,
-    example_signals,
-    metric_label,
-    metrics_of,
-    read_cells,
-    setting_name,
-    slug,
-    tables_of,
-    truth_of,
-)
 from nldiff.metrics.loudness import loudness, normalise_loudness
 from nldiff.metrics.packages import import_package
 from nldiff.version import __version__
 
-__all__ = ["build_report"]
-
-_NAMES = {OBSERVED: "distorted", CLEAN: "target"}
+_NAMES = {run_folder.OBSERVED: "distorted", run_folder.CLEAN: "target"}
 _MARK = '<meta name="generator" content="nldiff'
 _FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
 # Smaller differences of loudness are inaudible and get no note.
@@ -111,7 +94,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
     jinja2 = import_package("jinja2", "report")
     if not -70 <= lufs <= 0:
         raise NldiffError(f"loudness {lufs:g} LUFS: -70 to 0 expected")
-    cells = read_cells(run_dir)
+    cells = run_folder.read_cells(run_dir)
     if not (run_dir / "audio").is_dir():
         raise NldiffError(f"{run_dir} has no folder 'audio': run nldiff evaluate with save_audio=true")
     out = (out or run_dir / "report").resolve()
@@ -125,10 +108,9 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
     )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            # In the same folder as the page, so that the page is replaced completely or not at all.
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-")))
-            page = scratch / "page"
+        # In the same folder as the page, so that the page is replaced completely or not at all.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-") as scratch:
+            page = Path(scratch, "page")
             page.mkdir()
             sections = [
                 _section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)
@@ -141,7 +123,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
                 source = environment.loader.get_source(environment, name)[0]
                 (page / name).write_text(source, encoding="utf-8")
             if out.exists():
-                out.rename(scratch / "earlier")
+                out.rename(Path(scratch, "earlier"))
             page.rename(out)
     except (OSError, sf.SoundFileError) as error:
         raise NldiffError(f"{out} cannot be written: {error}") from error
@@ -160,42 +142,43 @@ def _check_replaceable(out: Path) -> None:
         raise NldiffError(f"{out} holds something else than a listening page: name an empty or a new folder")
 
 
-def _section(run_dir: Path, page: Path, task: str, cells: Sequence[Cell], lufs: float) -> Section:
+def _section(run_dir: Path, page: Path, task: str, cells: Sequence[run_folder.Cell], lufs: float) -> Section:
     """Write the files of a family of distortions and describe them."""
     looks = looks_of(cell.method for cell in cells)
     cells = [cell for cell in cells if cell.task == task]
     distortions = {cell.distortion: cell for cell in cells}
     # Distortions of equal level are named by their text.
-    names = [setting_name(cell) for cell in distortions.values()]
+    names = [run_folder.setting_name(cell) for cell in distortions.values()]
     if len(set(names)) < len(names):
         names = list(distortions)
     level_name = cells[0].level_name if names != list(distortions) else ""
     settings = [name.removeprefix(level_name).strip() for name in names]
     methods = {cell.method for cell in cells}
-    tracks = [OBSERVED, CLEAN, *(method for method in estimators(looks) if method in methods)]
+    shown = [method for method in run_folder.estimators(looks) if method in methods]
+    tracks = [run_folder.OBSERVED, run_folder.CLEAN, *shown]
     several_seeds = len({cell.seed for cell in cells}) > 1
     examples = []
     for clip, seed in dict.fromkeys((cell.clip, cell.seed) for cell in cells):
         of_example = [cell for cell in cells if (cell.clip, cell.seed) == (clip, seed)]
         by_setting = [[cell for cell in of_example if cell.distortion == name] for name in distortions]
         name = f"{clip}, seed {seed}" if several_seeds else clip
-        examples.append(_example(run_dir, page, name, by_setting, tracks, metrics_of(cells), looks, lufs))
+        examples.append(_example(run_dir, page, name, by_setting, tracks, run_folder.metrics_of(cells), looks, lufs))
     figures = {}
     for kind, title in _FIGURES.items():
-        drawn = run_dir / "figures" / f"{kind}-{slug(task)}.svg"
+        drawn = run_dir / "figures" / f"{kind}-{run_folder.slug(task)}.svg"
         if drawn.exists():
             (page / "figures").mkdir(exist_ok=True)
             shutil.copyfile(drawn, page / "figures" / drawn.name)
             figures[title] = quote(f"figures/{drawn.name}")
     selector = level_name[:1].upper() + level_name[1:] or "Distortion"
-    return Section(task, slug(task), selector, settings, len(settings) // 2, examples, figures)
+    return Section(task, run_folder.slug(task), selector, settings, len(settings) // 2, examples, figures)
 
 
 def _example(
     run_dir: Path,
     page: Path,
     name: str,
-    by_setting: Sequence[Sequence[Cell]],
+    by_setting: Sequence[Sequence[run_folder.Cell]],
     tracks: Sequence[str],
     metrics: Iterable[str],
     looks: dict[str, Look],
@@ -214,7 +197,7 @@ def _example(
     ]
     scores = [
         Score(
-            metric_label(metric),
+            run_folder.metric_label(metric),
             [[_score(of_setting.get(track), metric) for of_setting in cells] for track in tracks],
         )
         for metric in metrics
@@ -226,13 +209,13 @@ def _example(
 
 
 def _copies(
-    run_dir: Path, page: Path, cells: Sequence[Cell], tracks: Iterable[str], lufs: float
+    run_dir: Path, page: Path, cells: Sequence[run_folder.Cell], tracks: Iterable[str], lufs: float
 ) -> dict[str, tuple[str, str]]:
     """Levelled copies of a distorted clip: track to its address and a note, empty unless it is quieter than `lufs`."""
     copies = {}
     folder = Path("audio") / cells[0].group if cells else Path()
     for track in tracks if cells else ():
-        source = run_dir / folder / f"{slug(track)}.flac"
+        source = run_dir / folder / f"{run_folder.slug(track)}.flac"
         if not source.exists():
             continue
         samples, rate = sound.read(source)
@@ -246,30 +229,32 @@ def _copies(
     return copies
 
 
-def _pictures(run_dir: Path, page: Path, cells: Sequence[Cell], looks: dict[str, Look]) -> dict[str, str]:
+def _pictures(run_dir: Path, page: Path, cells: Sequence[run_folder.Cell], looks: dict[str, Look]) -> dict[str, str]:
     """Draw curves and spectrograms of a distorted clip: picture's title to its address."""
     if not cells:
         return {}
     group, pictures = cells[0].group, {}
     folder = run_dir / "curves" / group
-    if estimates := tables_of(folder, estimators(looks)):
-        figure = plot_curve_grid({setting_name(cells[0]): (truth_of(folder), estimates)}, looks, title="")
+    if estimates := run_folder.tables_of(folder, run_folder.estimators(looks)):
+        figure = plot_curve_grid(
+            {run_folder.setting_name(cells[0]): (run_folder.truth_of(folder), estimates)}, looks, title=""
+        )
         pictures["Transfer curves"] = f"pictures/{group}-curves.png"
         save_figure(figure, page / pictures["Transfer curves"], _PICTURE_DPI)
-    if signals := example_signals(run_dir, group, looks):
+    if signals := run_folder.example_signals(run_dir, group, looks):
         renamed = {_NAMES.get(name, name): samples for name, samples in signals[0].items()}
         pictures["Spectrograms"] = f"pictures/{group}-spectrograms.png"
         save_figure(plot_spectrogram_row(renamed, signals[1]), page / pictures["Spectrograms"], _PICTURE_DPI)
     return {title: quote(address) for title, address in pictures.items()}
 
 
-def _note(cell: Cell | None, copy: tuple[str, str] | None) -> str:
+def _note(cell: run_folder.Cell | None, copy: tuple[str, str] | None) -> str:
     if cell is not None and cell.failed:
         return f"failed: {cell.error}"
     return copy[1] if copy else "not available"
 
 
-def _score(cell: Cell | None, metric: str) -> str:
+def _score(cell: run_folder.Cell | None, metric: str) -> str:
     value = cell.scores.get(metric) if cell else None
     return "–" if value is None else _number(value, 2)
 

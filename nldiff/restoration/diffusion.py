@@ -24,30 +24,29 @@ from nldiff.sound.chunks import joined
 
 
 def diffusion(
-    told: bool, waveshaper: str | None = None, sample: Callable[..., Posterior] = sample
-) -> Callable[[Job, Emit, OnStep], Fit]:
-    """The function of a method with a diffusion prior.
+    job: Job,
+    emit: Emit,
+    on_step: OnStep,
+    *,
+    told: bool,
+    waveshaper: str | None = None,
+    sample: Callable[..., Posterior] = sample,
+) -> Fit:
+    """Restore with a diffusion prior.
 
     Args:
-        told: it uses the known operator of the job.
+        job: the recording, its priors and settings.
+        emit: gets consecutive restored blocks.
+        on_step: called with (steps done, steps in all).
+        told: use the known operator of the job.
         waveshaper: family of the curve instead of that of the settings.
         sample: draws from the posterior.
     """
-
-    def run(job: Job, emit: Emit, on_step: OnStep) -> Fit:
-        config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
-        return _restore(
-            dataclasses.replace(job, config=config, known=job.known if told else None), sample, emit, on_step
-        )
-
-    return run
-
-
-def _restore(job: Job, sample: Callable[..., Posterior], emit: Emit, on_step: OnStep) -> Fit:
     started = time.monotonic()
-    check_config(job.config)
+    config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
+    check_config(config)
     choice = choose_prior(job.recording, job.priors)
-    work = make_workspace(job.recording, choice.prior, job.config, job.known, sample)
+    work = make_workspace(job.recording, choice.prior, config, job.known if told else None, sample)
     # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
     first = allowed_strategies(work.settings.refinement.name)[0]
     progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, first.ready(work))))

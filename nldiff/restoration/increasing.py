@@ -1,7 +1,5 @@
 """Increasing curves: which curves count as increasing, plain ones, and what one leaves open of the clean signal."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -12,7 +12,7 @@ from nldiff.baselines.choice import shipped_weights
 from nldiff.baselines.networks import NETWORKS
 from nldiff.baselines.saved import SHIPPED
 from nldiff.errors import NldiffError
-from nldiff.operators import WAVESHAPERS
+from nldiff.operators import WAVESHAPERS, Operator
 from nldiff.restoration import signal_methods as signal
 from nldiff.restoration.diffusion import diffusion
 from nldiff.restoration.job import Emit, Job, OnStep
@@ -49,18 +49,26 @@ class Method:
     suits: Callable[[str, int], bool] = lambda family, sample_rate: True
     name: str = ""
 
+    def check_inputs(self, known: Operator | None, has_clean: bool) -> None:
+        """Validate that there is what the method needs, and no operator that it cannot use.
+
+        Raises:
+            NldiffError: something is missing, or cannot be used.
+        """
+        if self.operator == "needs" and known is None:
+            raise NldiffError(f"method {self.name} needs the known operator (--known)")
+        if self.operator == "ignores" and known is not None:
+            raise NldiffError(f"--known {known}: --method {self.name} cannot use it")
+        if self.needs_clean and not has_clean:
+            raise NldiffError(f"{self.name} needs the clean signal: only with --distort, where INPUT is clean")
+
     def check(self, job: Job) -> None:
         """Validate that a job has what the method needs.
 
         Raises:
             NldiffError: it does not, or settings are unusable.
         """
-        if self.operator == "needs" and job.known is None:
-            raise NldiffError(f"method {self.name} needs the known operator (--known)")
-        if self.operator == "ignores" and job.known is not None:
-            raise NldiffError(f"--known {job.known}: --method {self.name} cannot use it")
-        if self.needs_clean and job.clean is None:
-            raise NldiffError(f"{self.name} needs the clean signal: only with --distort, where INPUT is clean")
+        self.check_inputs(job.known, job.clean is not None)
         for prior in job.priors if self.uses_prior else ():
             allowed_strategies(resolve_settings(prior, job.config).refinement.name)
 
@@ -69,31 +77,31 @@ def _network(name: str) -> Method:
     def suits(family: str, sample_rate: int) -> bool:
         return shipped_weights(name, family, sample_rate) is not None
 
-    return Method(signal.by_chunks(partial(signal.network, name)), "may", takes_weights=True, suits=suits)
+    return Method(partial(signal.by_chunks, partial(signal.network, name)), "may", takes_weights=True, suits=suits)
 
 
 def _spade(variant: signal.Variant) -> Method:
-    return Method(
-        signal.by_chunks(partial(signal.spade, variant)), "may", suits=lambda family, rate: family in signal.CLIPPERS
-    )
+    run = partial(signal.by_chunks, partial(signal.spade, variant))
+    return Method(run, "may", suits=lambda family, rate: family in signal.CLIPPERS)
 
 
 def blind(waveshaper: str | None = None) -> Method:
     """Blind restoration, with a family of curves or that of the settings."""
-    return Method(diffusion(False, waveshaper), uses_prior=True, random=True, fixes_scale=False, finds_operator=True)
+    run = partial(diffusion, told=False, waveshaper=waveshaper)
+    return Method(run, uses_prior=True, random=True, fixes_scale=False, finds_operator=True)
 
 
 METHODS: dict[str, Method] = {
-    "observed": Method(signal.by_chunks(signal.unchanged)),
+    "observed": Method(partial(signal.by_chunks, signal.unchanged)),
     "blind": blind(),
     **{name: blind(name) for name in WAVESHAPERS},
-    "informed": Method(diffusion(True), "needs", uses_prior=True, random=True),
+    "informed": Method(partial(diffusion, told=True), "needs", uses_prior=True, random=True),
     **{name: _network(name) for name in NETWORKS},
     "aspade": _spade("analysis"),
     "sspade": _spade("synthesis"),
-    "irm": Method(signal.by_chunks(signal.mask), needs_clean=True),
-    "voicefixer": Method(signal.by_chunks(signal.voicefixer), fixes_scale=False),
-    "resemble-enhance": Method(signal.by_chunks(signal.resemble_enhance), random=True, fixes_scale=False),
+    "irm": Method(partial(signal.by_chunks, signal.mask), needs_clean=True),
+    "voicefixer": Method(partial(signal.by_chunks, signal.voicefixer), fixes_scale=False),
+    "resemble-enhance": Method(partial(signal.by_chunks, signal.resemble_enhance), random=True, fixes_scale=False),
 }
 """Name to method; those of waveshapers are blind restoration with that family of curves."""
 

@@ -144,8 +144,7 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
     assert operator is not None
 
     def curve(samples: np.ndarray) -> np.ndarray:
-        x = np.divide(samples, gain)
-        return _apply(lambda inputs: operator.portrait(inputs[0]).curve, operator, x) / fit.observation_gain
+        return _apply(operator.static, operator, np.divide(samples, gain)) / fit.observation_gain
 
     return curve
 

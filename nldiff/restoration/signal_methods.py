@@ -45,21 +45,12 @@ class Processor:
     weights: str | None = None
 
 
-def by_chunks(make: Callable[[Job], Processor]) -> Callable[[Job, Emit, OnStep], Fit]:
-    """The function of a method, from what makes its processor for a job."""
+def by_chunks(make: Callable[[Job], Processor], job: Job, emit: Emit, on_step: OnStep = None) -> Fit:
+    """Restore piece by piece with what `make` makes for the job; steps are chunks.
 
-    def run(job: Job, emit: Emit, on_step: OnStep) -> Fit:
-        started = time.monotonic()
-        processor = make(job)
-        process_chunks(job, processor, emit, on_step)
-        band = min(job.recording.sample_rate, processor.sample_rate) / 2
-        return Fit(None, 1.0, time.monotonic() - started, band, processor.weights)
-
-    return run
-
-
-def process_chunks(job: Job, processor: Processor, emit: Emit, on_step: OnStep = None) -> None:
-    """Restore piece by piece: `emit` gets consecutive blocks [channels, n], in order; steps are chunks."""
+    `emit` gets consecutive blocks [channels, n], in order.
+    """
+    started, processor = time.monotonic(), make(job)
     recording, config = job.recording, job.config
     starts, length = chunk_starts(recording, config.chunk_seconds, config.overlap_seconds)
     given, used = recording.sample_rate, processor.sample_rate
@@ -74,6 +65,7 @@ def process_chunks(job: Job, processor: Processor, emit: Emit, on_step: OnStep =
         emit(block)
         if on_step:
             on_step(done, len(starts))
+    return Fit(None, 1.0, time.monotonic() - started, min(given, used) / 2, processor.weights)
 
 
 def unchanged(job: Job) -> Processor:

@@ -17,13 +17,12 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
-from nldiff.priors.edm import karras_schedule
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparsest_consistent, spread
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
-from nldiff.sampling.start import first_guess
+from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
 from nldiff.sound.recording import Recording
 
@@ -56,7 +55,7 @@ class Workspace:
     excerpts: list[np.ndarray]
     whole: bool
     gain: float
-    first_guess: Callable[[Tensor], Tensor]
+    first_guess: FirstGuess
     sample: Callable[..., Posterior]
 
     @property
@@ -102,13 +101,13 @@ class Workspace:
         self, chunks: list[int], y: Tensor, operator: Operator, level: float | None, callback: Callable[[Step], None]
     ) -> Posterior:
         """Samples at the prior's rate for `y` [chunks * channels, n] at that of the recording, see `sample`."""
-        s, y = self.settings.sampler, self.at_prior_rate(y)
+        y = self.at_prior_rate(y)
         return self.sample(
             self.prior.denoiser,
             y,
             operator.at_rate(self.recording.sample_rate, self.prior.sample_rate),
-            karras_schedule(s.steps, s.sigma_min, s.sigma_max, s.rho).to(self.device),
-            s,
+            self.settings.sampler.schedule().to(self.device),
+            self.settings.sampler,
             self.sources(chunks),
             fit=self.settings.operator_fit,
             cost=CompressedSTFTCost(self.settings.cost),
@@ -175,7 +174,7 @@ def make_workspace(
         excerpts=excerpts,
         whole=excerpt >= length,
         gain=gain,
-        first_guess=first_guess(config.warm_start, np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
+        first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
     )
 

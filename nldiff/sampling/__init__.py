@@ -5,7 +5,5 @@ Holds the likelihood, the fit of the operator, the samplers, what they start fro
 """
 
 from nldiff.sampling.likelihood import CompressedSTFTCost
-from nldiff.sampling.noise import draw_noise, generators
+from nldiff.sampling.noise import generators
 from nldiff.sampling.posterior import Posterior, Step, sample
-
-__all__ = ["CompressedSTFTCost", "Posterior", "Step", "draw_noise", "generators", "sample"]

@@ -4,41 +4,13 @@ Equations are those of Švento et al., "Estimation and Restoration of Unknown No
 (2025).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from nldiff.operators import Operator
 from nldiff.sampling.denoising import PartwiseDenoiser
+from nldiff.sampling.likelihood import Likelihood
 from nldiff.sampling.samplers import Guided
-from nldiff.sampling.settings import SamplerSettings
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """What pulls the samples towards an observation.
-
-    Attributes:
-        operator: f, known or fitted on the way.
-        cost: distance of a distorted estimate [batch, time] from the observation, [batch]; eq. 8.
-        fit: fits the operator to an estimate of the clean signal [batch, time]; nothing if it is known.
-        guidance: (gradient of the cost [batch, time], sigma, zeta) -> weights of that gradient [batch]; eq. 9.
-        settings: `zeta` and `through_denoiser`.
-    """
-
-    operator: Operator
-    cost: Callable[[Tensor], Tensor]
-    fit: Callable[[Tensor], None]
-    guidance: Callable[[Tensor, float, float], Tensor]
-    settings: SamplerSettings
-
-    def gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the cost C(y, f(x0)) [batch] and its gradient [batch, time] by the estimate `x0` [batch, time]."""
-        leaf = x0.clone().requires_grad_(True)
-        cost = self.cost(self.operator(leaf))
-        return cost.detach(), torch.autograd.grad(cost.sum(), leaf)[0]
 
 
 @dataclass(frozen=True)

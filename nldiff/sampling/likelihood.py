@@ -4,8 +4,6 @@ Equations refer to Švento et al., "Estimation and Restoration of Unknown Nonlin
 (2025).
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from nldiff.errors import NldiffError
-from nldiff.sampling.settings import CostSettings
+from nldiff.operators import Operator
+from nldiff.sampling.settings import CostSettings, SamplerSettings
 from nldiff.transforms.stft import overlap_add, stft
 
 # Added to |STFT|^2 before the power, against the infinite slope at zero. It matters for bins around 1e-5 and below,
@@ -94,6 +93,31 @@ def guidance_scale(grad: Tensor, sigma: Tensor | float, zeta: float) -> Tensor:
     norm = torch.linalg.vector_norm(grad, dim=1, dtype=torch.float64)
     scale = torch.where(norm > 0, math.sqrt(grad.shape[1]) * zeta / norm, 0.0)
     return (scale / sigma).to(grad.dtype)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What pulls the samples towards an observation.
+
+    Attributes:
+        operator: f, known or fitted on the way.
+        cost: distance of a distorted estimate [batch, time] from the observation, [batch]; eq. 8.
+        fit: fits the operator to an estimate of the clean signal [batch, time]; nothing if it is known.
+        guidance: (gradient of the cost [batch, time], sigma, zeta) -> weights of that gradient [batch]; eq. 9.
+        settings: `zeta` and `through_denoiser`.
+    """
+
+    operator: Operator
+    cost: Callable[[Tensor], Tensor]
+    fit: Callable[[Tensor], None]
+    guidance: Callable[[Tensor, float, float], Tensor]
+    settings: SamplerSettings
+
+    def gradient(self, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the cost C(y, f(x0)) [batch] and its gradient [batch, time] by the estimate `x0` [batch, time]."""
+        leaf = x0.clone().requires_grad_(True)
+        cost = self.cost(self.operator(leaf))
+        return cost.detach(), torch.autograd.grad(cost.sum(), leaf)[0]
 
 
 class _CompressedDistance(torch.autograd.Function):

@@ -12,8 +12,8 @@ from nldiff.errors import NldiffError
 from nldiff.operators import Operator
 from nldiff.priors.edm import Denoiser
 from nldiff.sampling.denoising import PartwiseDenoiser
-from nldiff.sampling.guide import Likelihood, PosteriorGuide
-from nldiff.sampling.likelihood import CompressedSTFTCost, Cost, guidance_scale
+from nldiff.sampling.guide import PosteriorGuide
+from nldiff.sampling.likelihood import CompressedSTFTCost, Cost, Likelihood, guidance_scale
 from nldiff.sampling.noise import add_churn, draw_noise
 from nldiff.sampling.operator_fit import OperatorFit
 from nldiff.sampling.samplers import SAMPLERS

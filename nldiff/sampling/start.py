@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nldiff.errors import NldiffError
 from nldiff.sound.histogram import histogram_match
 
 FirstGuess = Callable[[Tensor], Tensor]
@@ -22,24 +21,6 @@ STARTS: dict[str, Callable[[np.ndarray, float], FirstGuess]] = {
     "histogram": _histogram,
     "observation": lambda samples, rms: lambda y: y,
 }
-"""The starts by name. `histogram`: the observation with the distribution of samples that clean audio has, see
-`nldiff.sound.histogram`. `observation`: the observation itself, as in the 2025 paper."""
-
-
-def first_guess(name: str, samples: np.ndarray, rms: float) -> FirstGuess:
-    """Choose what sampling starts from.
-
-    Args:
-        name: a key of `STARTS`.
-        samples: observed samples at the prior's level, any shape, at least two different values.
-        rms: RMS of clean audio at that level, linear.
-
-    Returns:
-        The function from observed to estimated clean audio.
-
-    Raises:
-        NldiffError: unknown name.
-    """
-    if name not in STARTS:
-        raise NldiffError(f"unknown start '{name}': known are {', '.join(STARTS)}")
-    return STARTS[name](samples, rms)
+"""The starts by name. Each takes observed samples at the prior's level, any shape, at least two different values, and
+the RMS of clean audio at that level. `histogram`: the observation with the distribution of samples that clean audio
+has, see `nldiff.sound.histogram`. `observation`: the observation itself, as in the 2025 paper."""

@@ -9,7 +9,6 @@ from nldiff.sound.files import (
     MIN_SECONDS,
     SILENCE_PEAK,
     AudioInfo,
-    ObservationStats,
     check_observation,
     check_samples,
     find_audio,
@@ -20,23 +19,3 @@ from nldiff.sound.files import (
 )
 from nldiff.sound.levels import match_level, rms
 from nldiff.sound.rates import above_band, from_rate, resample
-
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "MIN_SECONDS",
-    "SILENCE_PEAK",
-    "AudioInfo",
-    "ObservationStats",
-    "above_band",
-    "check_observation",
-    "check_samples",
-    "find_audio",
-    "from_rate",
-    "match_level",
-    "probe",
-    "read",
-    "resample",
-    "rms",
-    "sound_path",
-    "write_wav",
-]

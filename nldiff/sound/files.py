@@ -41,19 +41,6 @@ class AudioInfo:
     frames: int
 
 
-@dataclass(frozen=True)
-class ObservationStats:
-    """Levels of a whole recording, over all samples of all channels; amplitudes are linear (1 = full scale)."""
-
-    rms: float
-    peak: float
-    minimum: float
-    maximum: float
-    frames: int
-    sample_rate: int
-    channels: int
-
-
 def find_audio(paths: Iterable[str | Path]) -> list[Path]:
     """Expand folders into the audio files below them.
 
@@ -135,10 +122,8 @@ def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[NDArray[np
         return _read_frames(file, path, count), file.samplerate
 
 
-def check_observation(path: str | Path) -> ObservationStats:
-    """Measure the levels of a whole file and validate that it can be restored.
-
-    The file is read in blocks. Sums are taken in float64, so that float32 samples of any level are fine.
+def check_observation(path: str | Path) -> AudioInfo:
+    """Validate that a whole file, which is read in blocks, can be restored.
 
     Raises:
         NldiffError: as `read`; also for a file that is silent (peak below -120 dBFS), constant, shorter than
@@ -149,44 +134,37 @@ def check_observation(path: str | Path) -> ObservationStats:
             _read_frames(file, path, min(_BLOCK_FRAMES, file.frames - start))
             for start in range(0, file.frames, _BLOCK_FRAMES)
         )
-        return _stats(str(path), file.channels, file.samplerate, file.frames, blocks)
+        _check_blocks(str(path), file.channels, file.samplerate, file.frames, blocks)
+        return AudioInfo(Path(path), file.samplerate, file.channels, file.frames)
 
 
-def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> ObservationStats:
-    """`check_observation` for samples `[channels, time]` in memory, called `name` in messages.
+def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> None:
+    """Do the checks of `check_observation` for samples `[channels, time]` in memory, called `name` in messages.
 
     Raises:
         NldiffError: as `check_observation`.
     """
     if not np.isfinite(samples).all():
         raise NldiffError(f"{name} contains NaN or infinite samples")
-    return _stats(name, samples.shape[0], sample_rate, samples.shape[1], [samples])
+    _check_blocks(name, samples.shape[0], sample_rate, samples.shape[1], [samples])
 
 
-def _stats(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> ObservationStats:
-    """Levels of a recording in blocks `[channels, n]`; raises for one that cannot be restored."""
+def _check_blocks(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> None:
+    """Raise for a recording in blocks `[channels, n]` that cannot be restored."""
     if channels > 2:
         raise NldiffError(f"{name} has {channels} channels: mono or stereo expected")
     if frames < MIN_SECONDS * rate:
         raise NldiffError(f"{name} is too short: {frames} samples at {rate} Hz, at least {MIN_SECONDS} s expected")
-    energy = 0.0
     low = np.full(channels, np.inf)
     high = np.full(channels, -np.inf)
     for block in blocks:
-        block = block.astype(np.float64)
-        energy += float(np.sum(block**2))
         low = np.minimum(low, block.min(axis=1))
         high = np.maximum(high, block.max(axis=1))
-    minimum, maximum = float(low.min()), float(high.max())
-    peak = max(-minimum, maximum)
-    if peak < SILENCE_PEAK:
+    if max(-low.min(), high.max()) < SILENCE_PEAK:
         raise NldiffError(f"{name} is silent: nothing to restore")
     if np.array_equal(low, high):
         values = " and ".join(dict.fromkeys(f"{value:g}" for value in low))
         raise NldiffError(f"{name} is constant: every sample has the value {values}: nothing to restore")
-    return ObservationStats(
-        float(np.sqrt(energy / (channels * frames))), peak, minimum, maximum, frames, rate, channels
-    )
 
 
 def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) -> None:

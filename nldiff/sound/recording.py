@@ -46,14 +46,9 @@ class Recording:
         Raises:
             NldiffError: the file cannot be read or restored, see `nldiff.sound.check_observation`.
         """
-        stats = sound.check_observation(path)
-        return cls(
-            path.name,
-            stats.sample_rate,
-            stats.channels,
-            stats.frames,
-            read=lambda start, frames: sound.read(path, start, frames)[0],
-        )
+        info = sound.check_observation(path)
+        rate, channels, frames = info.sample_rate, info.channels, info.frames
+        return cls(path.name, rate, channels, frames, lambda start, frames: sound.read(path, start, frames)[0])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(start, frames) of consecutive pieces that fit in memory and cover the recording."""

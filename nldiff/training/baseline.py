@@ -4,7 +4,7 @@ As in Imort et al. (2022), section 5.2, and for the baseline of Švento et al. (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import sdr, si_sdr
 from nldiff.operators import Recipe, parse_operator
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import Key, LoopConfig, StepReport, Training, compute_dtype, run
-from nldiff.version import __version__
+from nldiff.training.loop import Key, LoopConfig, StepReport, Training, compute_dtype, provenance, run
 
 # Energy that keeps the logarithm finite; a crop at level 0.06 has 0.0036 a sample.
 _TINY = 1e-8
@@ -200,15 +199,7 @@ def baseline_config(config: SupervisedConfig, step: int) -> dict[str, Any]:
         "level": config.level,
         "input_level": config.input_level,
         "task": sorted({parse_operator(str(entry["name"])).family for entry in config.distortions}),
-        "training": {
-            "description": config.description,
-            "steps": step,
-            "samples_per_step": config.samples_per_step,
-            "distortions": config.distortions,
-            "augmentation": asdict(config.augmentation),
-            "seed": config.seed,
-        },
-        "versions": {"nldiff": __version__, "torch": torch.__version__},
+        **provenance(config, step, distortions=config.distortions),
     }
 
 

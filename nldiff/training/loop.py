@@ -24,6 +24,7 @@ from nldiff.errors import NldiffError
 from nldiff.training.data import Augmentation
 from nldiff.training.processes import Process, join_processes
 from nldiff.training.run_files import Logs, State
+from nldiff.version import __version__
 
 Key: TypeAlias = tuple[int, int, int]
 """(step, item, length): an item of the data depends on these and on the seed alone."""
@@ -92,7 +93,6 @@ class StepReport:
     """Argument of the `on_step` callback, after each step."""
 
     step: int
-    steps: int
     loss: float
 
 
@@ -141,6 +141,14 @@ def segment_length(config: LoopConfig, step: int) -> int:
 def compute_dtype(config: LoopConfig, device: torch.device) -> torch.dtype:
     """Type of the network's arithmetic according to `config.precision`."""
     return {"auto": fast_dtype(device), "bfloat16": torch.bfloat16, "float32": torch.float32}[config.precision]
+
+
+def provenance(config: LoopConfig, step: int, **particular: Any) -> dict[str, Any]:
+    """Metadata of a network that `config` gives after `step` steps: what it was trained on, and with what."""
+    training = {"description": config.description, "steps": step, "samples_per_step": config.samples_per_step}
+    changes = {"augmentation": asdict(config.augmentation), "seed": config.seed}
+    versions = {"nldiff": __version__, "torch": torch.__version__}
+    return {"training": training | particular | changes, "versions": versions}
 
 
 class _Batches(Sampler[list[Key]]):
@@ -218,7 +226,7 @@ def _run(
         if logs:
             logs.add_step(state.step, loss, norm, rate, state.seconds)
             if on_step:
-                on_step(StepReport(state.step, config.steps, loss))
+                on_step(StepReport(state.step, loss))
         if state.step % config.val_every == 0 or state.step == config.steps:
             _validate(training, state, process, logs)
         ends = state.step == config.steps or training.rate(state.history) == 0

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,7 @@ from nldiff.priors import save_prior
 from nldiff.priors.edm import NOISE_LEVELS, EDMDenoiser, denoising_loss
 from nldiff.priors.old_settings import translate_settings
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, run
-from nldiff.version import __version__
+from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, provenance, run
 
 
 @dataclass
@@ -111,15 +110,7 @@ def prior_config(config: TrainingConfig, step: int) -> dict[str, Any]:
         "sigma_data": config.sigma_data,
         "sigma_min": config.noise_levels.get("sigma_min", signature(levels).parameters["sigma_min"].default),
         "settings": config.settings,
-        "training": {
-            "description": config.description,
-            "steps": step,
-            "samples_per_step": config.samples_per_step,
-            "noise_levels": config.noise_levels,
-            "augmentation": asdict(config.augmentation),
-            "seed": config.seed,
-        },
-        "versions": {"nldiff": __version__, "torch": torch.__version__},
+        **provenance(config, step, noise_levels=config.noise_levels),
     }
 
 

@@ -5,5 +5,3 @@ May import `errors`; knows nothing of networks, files or metrics.
 
 from nldiff.transforms.cqt import ConstantQ
 from nldiff.transforms.spectrogram import Spectrogram
-
-__all__ = ["ConstantQ", "Spectrogram"]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from survey import clipped_excerpt, published
 from torch import Tensor
 
-from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade, detect_clipping
+from nldiff.baselines.aspade import PRESETS, SpadeSettings, Variant, aspade
+from nldiff.baselines.clipping import detect_clipping
 from nldiff.errors import NldiffError
 from nldiff.metrics import delta_sdr_clipped, peaq_odg, pemo_q_odg, r_nonlin
 
@@ -274,11 +275,11 @@ def test_presets_are_those_of_the_literature() -> None:
         ({"window": 63}, "window=63: must be even"),
         ({"hop": 24}, "hop=24: must divide window=64"),
         ({"hop": 64}, "hop=64: must divide"),
-        ({"redundancy": 0}, "redundancy=0: must be at least 1"),
-        ({"s": 0}, "s=0: must be at least 1"),
-        ({"r": -1}, "r=-1: must be at least 1"),
-        ({"eps": 0.0}, "eps=0.0: must be greater than 0"),
-        ({"eps": math.nan}, "eps=nan: must be greater than 0"),
+        ({"redundancy": 0}, "redundancy=0: a number of at least 1 expected"),
+        ({"s": 0}, "s=0: a number of at least 1 expected"),
+        ({"r": -1}, "r=-1: a number of at least 1 expected"),
+        ({"eps": 0.0}, "eps=0.0: a number above 0 expected"),
+        ({"eps": math.nan}, "eps=nan: a number above 0 expected"),
     ],
 )
 def test_settings_refuse_what_makes_no_sense(values: dict[str, float], reason: str) -> None:

@@ -20,7 +20,7 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "key": (["secnds=3"], ["secnds"]),
     "value": (["rate=high"], ["rate", "high"]),
     "range": (["seconds=0.01"], ["seconds=0.01", "0.1"]),
-    "seed": (["seeds=[-1]"], ["seeds=-1"]),
+    "seed": (["seeds=[-1]"], ["seeds=[-1]"]),
     "no methods": (["methods=[]"], ["methods"]),
     "setting of the sampler": (["restore.sampler.stpes=3"], ["stpes", "steps"]),
     "setting of another group": (["restore.refinement.nmae=none"], ["nmae", "name"]),

@@ -19,7 +19,7 @@ def test_the_speed_of_a_resumed_training_is_that_of_its_new_steps(
     def resumed(config: TrainingConfig, resume: bool, on_step: Callable[[StepReport], None]) -> Path:
         for step in range(8001, 8007):
             time.sleep(0.05)
-            on_step(StepReport(step, config.steps, 1.0))
+            on_step(StepReport(step, 1.0))
         return tmp_path / "prior.safetensors"
 
     monkeypatch.setattr("nldiff.cli.train.train", resumed)

@@ -6,7 +6,7 @@ import torch
 from experiments import RATE
 from helpers import plucked
 
-from nldiff.evaluation.case import make_case
+from nldiff.evaluation.clips import make_case
 from nldiff.operators import Chain, Distortion, input_sdr, parse_operator
 from nldiff.operators.distortions import overdrive_static, sox_overdrive
 

@@ -1,4 +1,4 @@
-"""Scores of a cell, by hand: curves at the level of the clip, improvements, distances between sets."""
+"""Scores of a cell, by hand: curves at the level of the clip, improvements."""
 
 import math
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from helpers import plucked
 from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
-from nldiff.evaluation.case import make_case
-from nldiff.evaluation.scoring import check_metrics, distance, make_embeddings, score
-from nldiff.metrics import frechet_distance, lsd, rr_mse
+from nldiff.evaluation.clips import make_case
+from nldiff.evaluation.scoring import check_metrics, make_embeddings, score
+from nldiff.metrics import lsd, rr_mse
 from nldiff.operators import parse_operator
 from nldiff.restoration.result import Fit, Restoration
 
@@ -76,13 +76,3 @@ def test_embeddings_without_weights_are_told() -> None:
     made, problems = make_embeddings({"log_mel": None, "vggish": None})
     assert list(made) == ["log_mel"]
     assert problems == ["vggish: no weights given (embeddings.vggish=PATH)"]
-
-
-def test_distances_between_sets_of_embeddings() -> None:
-    random = np.random.default_rng(0)
-    a, b = (random.standard_normal((30, 3)).astype(np.float32) for _ in range(2))
-    moments = [(x.astype(float).mean(0), np.cov(x.astype(float).T)) for x in (a, b)]
-    assert distance([a[:10], a[10:]], [b[:10], b[10:]]) == pytest.approx(frechet_distance(*moments[0], *moments[1]))
-    assert distance([a], [a + np.float32(2)]) == pytest.approx(12, rel=1e-5)  # 3 dimensions, 2^2 each
-    with pytest.raises(NldiffError, match="at least 2"):
-        distance([a[:1]], [b])

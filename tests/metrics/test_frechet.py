@@ -17,6 +17,7 @@ from signals import FloatArray, need_extra, noise, two_tones
 from nldiff.errors import NldiffError
 from nldiff.metrics import frechet_audio_distance, frechet_distance, log_mel_distance
 from nldiff.metrics.embeddings import EnCodec, VGGish, VGGishNetwork, log_mel_embedding, log_mel_patches, mel_weights
+from nldiff.metrics.frechet import set_distance
 
 # ------------------------------------------------------------ distance of Gaussians
 
@@ -88,6 +89,16 @@ def test_sets_by_hand() -> None:
     wider = [(2 * np.array([0.0, 0.0, 2.0, 0.0, 0.0, 2.0, 2.0, 2.0]), 1)]
     assert frechet_audio_distance(first, wider, samples_as_frames) == pytest.approx(2 + 2 * 4 / 3)
     assert frechet_audio_distance(iter(first), iter(wider), samples_as_frames) == pytest.approx(2 + 2 * 4 / 3)
+
+
+def test_distances_between_sets_of_embeddings() -> None:
+    random = np.random.default_rng(0)
+    a, b = (random.standard_normal((30, 3)).astype(np.float32) for _ in range(2))
+    moments = [(x.astype(float).mean(0), np.cov(x.astype(float).T)) for x in (a, b)]
+    assert set_distance([a[:10], a[10:]], [b[:10], b[10:]]) == pytest.approx(frechet_distance(*moments[0], *moments[1]))
+    assert set_distance([a], [a + np.float32(2)]) == pytest.approx(12, rel=1e-5)  # 3 dimensions, 2^2 each
+    with pytest.raises(NldiffError, match="at least 2"):
+        set_distance([a[:1]], [b])
 
 
 def test_sets_that_are_too_small_or_not_finite() -> None:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +6,7 @@ from laplace import laplace
 from torch import Tensor
 
 from nldiff.errors import NldiffError
-from nldiff.operators import DISTORTIONS, Chain, Distortion, Recipe, input_sdr, parse_operator
+from nldiff.operators import DISTORTIONS, Chain, Distortion, input_sdr, parse_operator
 from nldiff.operators.known import DistortionSpec, Memory, Parameter
 
 names = pytest.mark.parametrize("name", sorted(DISTORTIONS))
@@ -25,7 +23,6 @@ def test_text_round_trip(name: str, data: st.DataObject) -> None:
     recipe = parse_operator(str(distortion))
     assert recipe.build(None) == distortion
     assert not recipe.needs_clean
-    assert parse_operator(Recipe.of(name, distortion.params).text).build(None) == distortion
 
 
 def test_text_by_hand() -> None:
@@ -155,15 +152,6 @@ def test_levels_are_read_from_the_text() -> None:
     assert parse_operator("overdrive:gain_db=35,colour=10").level == (35.0, "gain")
     assert parse_operator("quantize:step=0.125").level == (None, "")
     assert parse_operator("overdrive").level == (None, "")
-
-
-def test_a_recipe_of_name_and_parameters() -> None:
-    recipe = Recipe.of("soft_clip_r", {"sdr": 3, "hardness": 0.5})
-    assert recipe == replace(parse_operator("soft_clip_r:sdr=3,hardness=0.5"), text=recipe.text)
-    assert (recipe.text, recipe.family) == ("soft_clip_r:sdr=3.0,hardness=0.5", "soft_clip_r")
-    assert Recipe.of("half_wave", {}).text == "half_wave"
-    with pytest.raises(NldiffError, match="'half_wave' has no parameter 'gain'"):
-        Recipe.of("half_wave", {"gain": 1})
 
 
 # ------------------------------------------------------------ a new distortion: a function and an entry of the table

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +332,7 @@ def test_a_new_method_is_one_function_and_one_entry(
     def backwards(job: Job) -> Processor:
         return Processor(lambda chunk, start: chunk[:, ::-1].copy(), job.recording.sample_rate)
 
-    monkeypatch.setitem(METHODS, "backwards", Method(by_chunks(backwards)))
+    monkeypatch.setitem(METHODS, "backwards", Method(partial(by_chunks, backwards)))
     monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     y = clipped(0.3, TINY_RATE)
     # Upside down if that is nearer to what was observed.
@@ -379,7 +379,7 @@ def test_settings_of_the_command_line_beat_those_of_the_file_and_the_prior(
 
 def test_a_result_that_is_not_finite_is_refused() -> None:
     processor = Processor(lambda chunk, start: chunk / np.float32(0) if start else chunk, TINY_RATE)
-    method = Method(by_chunks(lambda job: processor))
+    method = Method(partial(by_chunks, lambda job: processor))
     with np.errstate(all="ignore"), pytest.raises(NldiffError, match=r"NaN or infinite samples .*take\.wav"):
         run_method(method, Job(Recording.from_array(clipped(0.9, TINY_RATE), TINY_RATE, "take.wav"), CONFIG), len)
 

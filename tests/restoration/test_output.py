@@ -20,7 +20,7 @@ from nldiff.baselines.networks import NETWORKS
 from nldiff.errors import NldiffError
 from nldiff.figures import plots as plotting
 from nldiff.metrics import lsd, rr_mse, si_sdr
-from nldiff.operators import Distortion, Recipe, input_sdr, parse_operator
+from nldiff.operators import Distortion, input_sdr, parse_operator
 from nldiff.priors.choice import Choice
 from nldiff.priors.saved import Prior
 from nldiff.restoration.methods import METHODS
@@ -161,7 +161,7 @@ def test_of_several_priors_one_is_chosen_for_what_was_distorted(
 
     monkeypatch.setattr("nldiff.restoration.diffusion.choose_prior", choose)
     priors = [prior, replace(prior, name="other", sigma_data=0.1)]
-    distort = Recipe.of("hard_clip", {"threshold": 0.07})
+    distort = parse_operator("hard_clip:threshold=0.07")
     outputs = restore_file(source, tmp_path / "out", priors, RestoreConfig(), distort=distort)
     report = strict_json(outputs.report_path)
     assert peaks == pytest.approx([0.07])
@@ -194,7 +194,7 @@ def test_every_method_gives_four_results(
     config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
     network = method in NETWORKS
     outputs = restore_file(
-        source, tmp_path / "out", (), config, distort=Recipe.of("hard_clip", {"threshold": 0.15}),
+        source, tmp_path / "out", (), config, distort=parse_operator("hard_clip:threshold=0.15"),
         method=str(baseline) if method == "weights" else method, weights=str(baseline) if network else None,
     )  # fmt: skip
     assert set(contents(tmp_path / "out")) == {f"take{suffix}" for suffix in SUFFIXES}
@@ -267,7 +267,7 @@ def test_a_distorted_clean_file_is_scored_against_the_truth(prior: Prior, tmp_pa
     clean = np.stack([plucked(0.5, TINY_RATE, seed) for seed in (1, 2)])
     source = write(tmp_path / "clean.wav", clean)
     outputs = restore_file(
-        source, tmp_path / "out", prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"sdr": 3.0})
+        source, tmp_path / "out", prior, RestoreConfig(), distort=parse_operator("hard_clip:sdr=3.0")
     )
     report = strict_json(outputs.report_path)
     assert set(report) == KEYS | {"distortion", "scores"}
@@ -310,7 +310,7 @@ def test_a_distorted_clean_file_is_scored_against_the_truth(prior: Prior, tmp_pa
 def test_scores_that_are_infinite_are_null_in_the_report(prior: Prior, tmp_path: Path, fake: FakeSampler) -> None:
     source = write(tmp_path / "clean.wav", plucked(0.3, TINY_RATE)[None])
     outputs = restore_file(
-        source, tmp_path, prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"threshold": 100.0})
+        source, tmp_path, prior, RestoreConfig(), distort=parse_operator("hard_clip:threshold=100.0")
     )
     found = outputs.report["scores"]["before"]
     assert (found["si_sdr_db"], found["lsd"], found["rr_mse_db"]) == (math.inf, 0.0, -math.inf)
@@ -327,7 +327,7 @@ def test_what_cannot_be_scored_is_refused_before_the_work(
     source = write(tmp_path / "clean.wav", clean)
     with pytest.raises(NldiffError, match=r"clean\.wav cannot be scored: .+"):
         restore_file(
-            source, tmp_path / "out", prior, RestoreConfig(), distort=Recipe.of("hard_clip", {"threshold": 0.1})
+            source, tmp_path / "out", prior, RestoreConfig(), distort=parse_operator("hard_clip:threshold=0.1")
         )
     assert not fake.calls
     assert not (tmp_path / "out").exists()

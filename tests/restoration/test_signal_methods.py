@@ -18,7 +18,7 @@ from nldiff.restoration.methods import find_method
 from nldiff.restoration.pipeline import run_method
 from nldiff.restoration.result import Fit
 from nldiff.restoration.settings import RestoreConfig
-from nldiff.restoration.signal_methods import Processor, process_chunks
+from nldiff.restoration.signal_methods import Processor, by_chunks
 from nldiff.sound.recording import Recording
 
 Audio = NDArray[np.float32]
@@ -36,7 +36,7 @@ def recording(samples: Audio, rate: int = TINY_RATE) -> Recording:
 
 def restored(processor: Processor, observed: Audio, rate: int = TINY_RATE, config: RestoreConfig = CONFIG) -> Audio:
     blocks: list[Audio] = []
-    process_chunks(Job(recording(observed, rate), config), processor, blocks.append)
+    by_chunks(lambda job: processor, Job(recording(observed, rate), config), blocks.append)
     return np.concatenate(blocks, axis=1)
 
 
@@ -61,7 +61,7 @@ def test_a_method_that_changes_nothing_changes_nothing_in_chunks(channels: int, 
     steps: list[tuple[int, int]] = []
     blocks: list[Audio] = []
     job = Job(recording(y), CONFIG)
-    process_chunks(job, Processor(process, TINY_RATE), blocks.append, lambda *done: steps.append(done))
+    by_chunks(lambda job: Processor(process, TINY_RATE), job, blocks.append, lambda *done: steps.append(done))
     assert np.concatenate(blocks, axis=1) == pytest.approx(y, abs=1e-7)
     assert steps == [(n + 1, len(starts)) for n in range(len(starts))]
     assert len(starts) == (1 if seconds <= 0.5 else int(np.ceil((seconds - 0.1) / 0.4)))

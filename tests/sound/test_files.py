@@ -215,17 +215,18 @@ def test_find_audio_fails_clearly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("frames", [10000, 300_000])  # one block and more than one
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize(("first", "last"), [(1.25, -1.5), (-1.5, 1.25)])
-def test_observation_stats(tmp_path: Path, channels: int, frames: int, first: float, last: float) -> None:
+def test_a_checked_file_is_described(tmp_path: Path, channels: int, frames: int) -> None:
     path = tmp_path / "a.wav"
-    signal = noise(channels, frames)
-    signal[0, frames - 2] = last
-    signal[-1, 3] = first
-    sound.write_wav(path, signal, 44100)
-    stats = sound.check_observation(path)
-    assert (stats.minimum, stats.maximum, stats.peak) == (-1.5, 1.25, 1.5)
-    assert (stats.frames, stats.sample_rate, stats.channels) == (frames, 44100, channels)
-    assert stats.rms**2 * channels * frames == pytest.approx(np.linalg.norm(signal.astype(float)) ** 2, 1e-12)
+    sound.write_wav(path, noise(channels, frames), 44100)
+    assert sound.check_observation(path) == sound.AudioInfo(path, 44100, channels, frames)
+
+
+@pytest.mark.parametrize("place", [3, 299_998])  # in the first and in the last block
+def test_one_sound_in_silence_is_found(tmp_path: Path, place: int) -> None:
+    signal = np.zeros((2, 300_000), np.float32)
+    signal[1, place] = -2e-6
+    sound.write_wav(tmp_path / "a.wav", signal, 44100)
+    sound.check_observation(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("scale", [1e6, 3e38])
@@ -233,9 +234,7 @@ def test_huge_levels_do_not_overflow(tmp_path: Path, scale: float) -> None:
     path = tmp_path / "a.wav"
     square_wave = np.where(np.arange(10000) % 20 < 10, scale, -scale).astype(np.float32)[None]
     sound.write_wav(path, square_wave, 44100)
-    stats = sound.check_observation(path)
-    assert stats.rms == pytest.approx(scale, 1e-6)
-    assert stats.peak == pytest.approx(scale, 1e-6)
+    sound.check_observation(path)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +263,7 @@ def test_shortest_and_quietest_accepted(tmp_path: Path) -> None:
     signal = np.zeros((1, 4410), np.float32)
     signal[0, 100] = 2e-6
     sound.write_wav(path, signal, 44100)
-    assert sound.check_observation(path).peak == np.float32(2e-6)
+    assert sound.check_observation(path).frames == 4410
 
 
 def test_check_needs_no_more_memory_for_longer_files(tmp_path: Path) -> None:
