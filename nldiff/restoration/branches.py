@@ -1,0 +1,158 @@
+"""Which branch of a folding curve every sample is on: the sequence that makes the clean signal most predictable.
+
+Clean audio is nearly an autoregressive process for some 20 ms, which a jump to a wrong branch is not. The branches are
+found by a Viterbi search in which every survivor predicts from its own samples, forwards and backwards in time, first
+with one short filter for all of the signal, then with filters fitted to what was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_toeplitz
+
+from nldiff.errors import NldiffError, require
+from nldiff.restoration.piecewise import Candidates
+
+# Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
+_RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
+# Slopes below this one do not amplify noise any more: turning points are ends.
+_LEAST_SLOPE = 1e-3
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """How branches are searched; the group `branches`.
+
+    Attributes:
+        order: of the prediction filters, a multiple of 4.
+        start_order: of the first filter, which is that of the whole signal; a multiple of 4.
+        rounds: searches with filters of the signal that the one before found, at most.
+        memory: last branches that tell survivors apart.
+        survivors: largest number of them.
+        beam: a survivor is given up when it costs so much more than the best one, nats.
+        loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
+            signal and its mirror image at a turning point, which is as predictable.
+        frame_seconds: length of the frames of the filters.
+    """
+
+    order: int = 32
+    start_order: int = 8
+    rounds: int = 3
+    memory: int = 3
+    survivors: int = 64
+    beam: float = 300.0
+    loudness_cost: float = 0.05
+    frame_seconds: float = 0.0464
+
+    def __post_init__(self) -> None:
+        """Validate the values."""
+        require(self, "branches", ("order", "start_order", "rounds", "memory", "survivors"), least=1)
+        require(self, "branches", ("beam", "loudness_cost", "frame_seconds"), above=0)
+        if self.order % 4 or self.start_order % 4:
+            raise NldiffError(f"branches.order={self.order}, {self.start_order}: multiples of 4 expected")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Linear prediction, frame by frame.
+
+    Attributes:
+        filters: coefficients, that of the sample before first, [frames, order].
+        variances: of what is left, [frames].
+        frames: frame of every sample, [time].
+    """
+
+    filters: np.ndarray
+    variances: np.ndarray
+    frames: np.ndarray
+
+
+def select_branches(
+    observed: np.ndarray, candidates: Candidates, noise: float, sample_rate: int, settings: BranchSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a candidate for every sample.
+
+    Args:
+        observed: not silent, [time], float64.
+        candidates: what the curve offers.
+        noise: variance of the noise in what was observed.
+        sample_rate: Hz.
+        settings: of the search.
+
+    Returns:
+        Clean values, in intervals the likeliest ones, and branches, [time] each.
+    """
+    from nldiff.restoration.viterbi import merge, search  # numba takes its time
+
+    low, high = candidates.low, candidates.high
+    power = float(np.mean(observed**2))
+    weight = settings.loudness_cost / power
+    slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
+    amplified = noise / slope**2
+    predictor = _whole(observed, settings.start_order)
+    found = np.zeros(0, np.int8)
+    for _ in range(settings.rounds + 1):
+        order = predictor.filters.shape[1]
+        ahead = predictor.variances[predictor.frames]
+        both = []
+        for direction in (1, -1):
+            expected = ahead[::direction].copy()
+            expected[:order] = power  # the samples before are not known
+            inputs = (low[::direction], high[::direction], amplified[::direction] + expected[:, None])
+            frames = predictor.frames[::direction]
+            labels = search(
+                *map(np.ascontiguousarray, (*inputs, predictor.filters, frames)),
+                weight,
+                settings.memory,
+                settings.survivors,
+                settings.beam,
+            )
+            both.append(labels[::direction].copy())
+        ahead[:order] = power
+        x = merge(*both, low, high, amplified + ahead[:, None], predictor.filters, predictor.frames, weight)
+        if np.array_equal(found, both[0]):
+            break
+        found = both[0]
+        predictor = _framewise(x, settings.order, round(settings.frame_seconds * sample_rate))
+    return x, found
+
+
+def predictability(x: np.ndarray, sample_rate: int, settings: BranchSettings) -> float:
+    """Mean logarithm of what cannot be predicted, as a fraction of the power; less for more predictable signals."""
+    frame = round(settings.frame_seconds * sample_rate)
+    return float(np.mean(np.log(_framewise(x, settings.order, frame).variances)) - np.log(np.mean(x**2)))
+
+
+def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
+    """One filter for a folded signal: its kinks are rare, and count little in a regression with heavy tails."""
+    smooth = np.ones(1 + 128 * order) / (1 + 128 * order)
+    level = np.sqrt(np.convolve(y**2, smooth, "same") + 1e-6 * np.mean(y**2))[order:]
+    rows = np.lib.stride_tricks.sliding_window_view(y, order + 1)[:, ::-1] / level[:, None]  # the newest first
+    weights = np.ones(len(rows))
+    for _ in range(iterations):
+        products = (rows * weights[:, None]).T @ rows
+        products[1:, 1:] += _RIDGE * products[0, 0] * np.eye(order)
+        taps = np.linalg.solve(products[1:, 1:], products[1:, 0])
+        errors = rows[:, 0] - rows[:, 1:] @ taps
+        scale = 1.5 * np.median(np.abs(errors)) + np.sqrt(_LEAST_VARIANCE)
+        weights = 1 / (1 + (errors / scale) ** 2)
+    return Predictor(taps[None], np.array([scale**2 * np.mean(y**2)]), np.zeros(len(y), np.int64))
+
+
+def _framewise(x: np.ndarray, order: int, frame: int) -> Predictor:
+    """Autocorrelation method on Hann windows that overlap by half."""
+    hop = frame // 2
+    count = len(x) // hop + 1
+    padded = np.pad(x, (hop, 2 * hop))
+    window = np.hanning(2 * hop)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop][:count] * window
+    length = 1 << (2 * hop + order).bit_length()
+    correlations = np.fft.irfft(np.abs(np.fft.rfft(pieces, length)) ** 2)[:, : order + 1] / np.sum(window**2)
+    correlations[:, 0] = correlations[:, 0] * (1 + _RIDGE) + _LEAST_VARIANCE * np.mean(x**2)
+    filters = np.stack([solve_toeplitz(r[:order], r[1:]) for r in correlations])
+    variances = correlations[:, 0] - np.sum(filters * correlations[:, 1:], axis=1)
+    least = _LEAST_VARIANCE * np.mean(x**2)
+    frames = np.minimum((np.arange(len(x)) + hop // 2) // hop, count - 1)
+    return Predictor(filters, np.maximum(variances, least), frames)
