@@ -21,9 +21,11 @@ from nldiff.operators.distortions import (
     hard_clip,
     overdrive_static,
     quantize,
+    sine_fold,
     soft_clip,
     sox_overdrive,
     tanh_clip,
+    triangle_fold,
     wavefold,
 )
 from nldiff.operators.operator import Operator
@@ -108,6 +110,11 @@ DISTORTIONS: dict[str, DistortionSpec] = {
         lambda peak: (1e-6 * peak, 1e3 * peak),
     ),
     "wavefold": DistortionSpec(wavefold, {"threshold": _size(0.1)}, "threshold"),
+    # the SDR need not rise steadily with these two: the calibration then finds one of several values
+    "triangle_fold": DistortionSpec(triangle_fold, {"threshold": _size(0.1)}, "threshold"),
+    "sine_fold": DistortionSpec(
+        sine_fold, {"amplitude": _size(0.1)}, "amplitude", lambda peak: (1e-6 * peak, 1e3 * peak)
+    ),
     # the SDR need not fall steadily with the step: the calibration then finds one of several
     "quantize": DistortionSpec(quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)),
     "half_wave": DistortionSpec(half_wave),

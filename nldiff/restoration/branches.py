@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import solve_toeplitz
 
 from nldiff.errors import NldiffError, require
-from nldiff.restoration.piecewise import Candidates
+from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
 
 # Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
 _RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
@@ -35,6 +35,9 @@ class BranchSettings:
         loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
             signal and its mirror image at a turning point, which is as predictable.
         frame_seconds: length of the frames of the filters.
+        noise_quantile: quantile of the frames' unpredicted variances that is taken for that of the noise.
+        least_noise: least variance of noise that is reckoned with, as a fraction of the observation's power.
+        noise_deviations: how far noise carries observed values beyond a turning point, in standard deviations.
     """
 
     order: int = 32
@@ -45,6 +48,9 @@ class BranchSettings:
     beam: float = 300.0
     loudness_cost: float = 0.05
     frame_seconds: float = 0.0464
+    noise_quantile: float = 0.05
+    least_noise: float = 1e-7
+    noise_deviations: float = 4.0
 
     def __post_init__(self) -> None:
         """Validate the values."""
@@ -67,6 +73,30 @@ class Predictor:
     filters: np.ndarray
     variances: np.ndarray
     frames: np.ndarray
+
+
+def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settings: BranchSettings) -> np.ndarray:
+    """The most predictable signal that a curve maps to the observed one, [time], float64.
+
+    The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
+    noise; a second search reckons with it where it is worth mentioning.
+
+    Args:
+        curve: cut into pieces.
+        observed: [time], float64.
+        sample_rate: Hz.
+        settings: of the search.
+    """
+    power = float(np.mean(observed**2))
+    if power == 0:
+        return np.zeros_like(observed)
+    x, _ = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
+    unpredicted = _framewise(x, settings.order, round(settings.frame_seconds * sample_rate)).variances
+    noise = float(np.quantile(unpredicted, settings.noise_quantile))
+    if noise < settings.least_noise * power:
+        return x
+    candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
+    return select_branches(observed, candidates, noise, sample_rate, settings)[0]
 
 
 def select_branches(

@@ -105,7 +105,7 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
     grid = np.linspace(-limit, limit, _SEARCH_POINTS)
     cuts = [-limit, *_turning_points(curve, grid), limit]
     ramp = (1 - np.cos(np.linspace(0, np.pi, _PIECE_POINTS))) / 2  # dense at the ends, where inverses are steep
-    inputs = np.stack([a + (b - a) * ramp for a, b in pairwise(cuts)])
+    inputs = np.stack([np.append((a + (b - a) * ramp)[:-1], b) for a, b in pairwise(cuts)])
     outputs = np.stack([curve(row) for row in inputs])
     return PiecewiseCurve(inputs, np.stack([_monotone(row) for row in outputs]))
 

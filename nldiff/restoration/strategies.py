@@ -5,11 +5,9 @@ A new strategy is one class and one entry of `STRATEGIES`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator
+from nldiff.restoration.folds import FoldInversion
 from nldiff.restoration.increasing import (
     IncreasingCurve,
     known_increasing,
@@ -24,51 +23,9 @@ from nldiff.restoration.increasing import (
     nearest_increasing,
     plain_curves,
 )
+from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
 from nldiff.sampling import Posterior
-
-
-@dataclass(frozen=True)
-class Strategy(ABC):
-    """A way to restore the chunks of a recording.
-
-    Attributes:
-        operator: maps clean signals to observed ones at the prior's level; possibly a better one than was found before.
-        full_band: the result has the band of the recording, whatever the prior's is.
-    """
-
-    operator: Operator
-    full_band: ClassVar[bool]
-
-    @classmethod
-    @abstractmethod
-    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
-        """The strategy for an operator, or None if it is not meant for it.
-
-        Args:
-            work: the recording, prior and settings.
-            operator: maps clean signals to observed ones at the prior's level.
-            y: observed excerpts at the prior's level, [batch, n] at the recording's rate.
-            x: clean excerpts that were sampled along with the operator, same shape; None if it is known and nothing was
-                sampled yet.
-        """
-
-    @abstractmethod
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
-        """Clean chunks [chunks * channels, length] of the observed ones `y`, both at the prior's level."""
-
-    @staticmethod
-    @abstractmethod
-    def steps(work: Workspace) -> int:
-        """How often `restore` calls `on_step`."""
-
-    @abstractmethod
-    def evaluations(self, work: Workspace, spent: int) -> int:
-        """Network evaluations per item, the `spent` ones for the operator included."""
-
-    def ready(self, work: Workspace, posterior: Posterior | None) -> list[int]:
-        """Chunks that sampling for the operator has restored as this strategy would."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -151,7 +108,11 @@ class PosteriorSampling(Strategy):
         return work.joint if posterior and work.whole else []
 
 
-STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "sparse": SparseRefinement,
+    "branches": FoldInversion,
+    "none": PosteriorSampling,
+}
 """By name of the setting `refinement.name`; the first that is for an operator is taken, the last one is for all."""
 
 
