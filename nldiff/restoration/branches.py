@@ -7,7 +7,7 @@ with one short filter for all of the signal, then with filters fitted to what wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import solve_toeplitz
@@ -17,6 +17,8 @@ from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
 
 # Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
 _RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
+# Standard deviations of normal errors per median magnitude, and least share of a frame's variance that is typical.
+_NORMAL_MEDIAN, _LEAST_SHARE = 1.4826, 0.05
 # Slopes below this one do not amplify noise any more: turning points are ends.
 _LEAST_SLOPE = 1e-3
 
@@ -28,6 +30,7 @@ class BranchSettings:
     Attributes:
         order: of the prediction filters, a multiple of 4.
         start_order: of the first filter, which is that of the whole signal; a multiple of 4.
+        second_order: of the filters in the second round, where there is a first, rough signal; a multiple of 4.
         rounds: searches with filters of the signal that the one before found, at most.
         memory: last branches that tell survivors apart.
         survivors: largest number of them.
@@ -42,6 +45,7 @@ class BranchSettings:
 
     order: int = 32
     start_order: int = 8
+    second_order: int = 16
     rounds: int = 3
     memory: int = 3
     survivors: int = 64
@@ -54,10 +58,11 @@ class BranchSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "branches", ("order", "start_order", "rounds", "memory", "survivors"), least=1)
+        require(self, "branches", ("order", "start_order", "second_order", "rounds", "memory", "survivors"), least=1)
         require(self, "branches", ("beam", "loudness_cost", "frame_seconds"), above=0)
-        if self.order % 4 or self.start_order % 4:
-            raise NldiffError(f"branches.order={self.order}, {self.start_order}: multiples of 4 expected")
+        for name in ("order", "start_order", "second_order"):
+            if getattr(self, name) % 4:
+                raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ def select_branches(
     amplified = noise / slope**2
     predictor = _whole(observed, settings.start_order)
     found = np.zeros(0, np.int8)
-    for _ in range(settings.rounds + 1):
+    for i in range(settings.rounds + 1):
         order = predictor.filters.shape[1]
         ahead = predictor.variances[predictor.frames]
         both = []
@@ -145,7 +150,8 @@ def select_branches(
         if np.array_equal(found, both[0]):
             break
         found = both[0]
-        predictor = _framewise(x, settings.order, round(settings.frame_seconds * sample_rate))
+        order = settings.order if i else settings.second_order
+        predictor = _robust(_framewise(x, order, round(settings.frame_seconds * sample_rate)), x)
     return x, found
 
 
@@ -169,6 +175,18 @@ def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
         scale = 1.5 * np.median(np.abs(errors)) + np.sqrt(_LEAST_VARIANCE)
         weights = 1 / (1 + (errors / scale) ** 2)
     return Predictor(taps[None], np.array([scale**2 * np.mean(y**2)]), np.zeros(len(y), np.int64))
+
+
+def _robust(predictor: Predictor, x: np.ndarray) -> Predictor:
+    """The predictor with variances that the jumps to wrong branches and back hardly raise: of median magnitudes."""
+    order = predictor.filters.shape[1]
+    before = np.lib.stride_tricks.sliding_window_view(np.pad(x, (order, 0))[:-1], order)[:, ::-1]
+    errors = np.abs(x - np.einsum("nk,nk->n", before, predictor.filters[predictor.frames]))
+    edges = np.searchsorted(predictor.frames, np.arange(len(predictor.variances)))
+    medians = [np.median(piece) if len(piece) else np.inf for piece in np.split(errors, edges[1:])]
+    typical = (_NORMAL_MEDIAN * np.array(medians)) ** 2
+    variances = np.clip(typical, _LEAST_SHARE * predictor.variances, predictor.variances)
+    return replace(predictor, variances=variances)
 
 
 def _framewise(x: np.ndarray, order: int, frame: int) -> Predictor:

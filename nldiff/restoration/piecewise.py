@@ -79,13 +79,15 @@ class PiecewiseCurve:
         """
         ends = np.sort(self.outputs[:, [0, -1]], axis=1)
         slack = tolerance + _ROUNDING * float(np.ptp(self.outputs))
-        y = observed[:, None]
+        ascending = np.argsort(observed)  # tables are read much faster in order
+        y = observed[ascending, None]
         outside = np.maximum(ends[:, 0] - y, y - ends[:, 1])  # [time, pieces]
         valid = outside <= np.maximum(slack, outside.min(1, keepdims=True))
         low, high, slope = (np.full(outside.shape, np.nan) for _ in range(3))
         for i, (inputs, outputs) in enumerate(zip(self.inputs, self.outputs, strict=True)):
             mine = valid[:, i]
-            low[mine, i], high[mine, i], slope[mine, i] = _inverse(inputs, outputs, observed[mine])
+            rows = ascending[mine]
+            low[rows, i], high[rows, i], slope[rows, i] = _inverse(inputs, outputs, y[mine, 0])
         return Candidates(low, high, slope)
 
 

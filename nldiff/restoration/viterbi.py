@@ -7,6 +7,8 @@ from numba import njit
 
 # Cost of a hypothesis that is not alive.
 _NEVER = 1e300
+# Costs that differ by less are tied: the first of them stay.
+_TIE = 1e-9
 # Largest number of rounds of repair.
 _REPAIRS = 3
 
@@ -98,7 +100,7 @@ def search(
         for i in range(found):
             best = min(best, new_cost[i])
         limit, within = beam, found
-        while within > capacity:
+        while within > capacity and limit > _TIE:
             limit, within = limit / 2, 0
             for i in range(found):
                 within += new_cost[i] <= best + limit
