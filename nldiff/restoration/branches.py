@@ -37,6 +37,7 @@ class BranchSettings:
         beam: a survivor is given up when it costs so much more than the best one, nats.
         loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
             signal and its mirror image at a turning point, which is as predictable.
+        later_loudness: factor of that cost after the first round; loud transients that are hard to predict need it low.
         frame_seconds: length of the frames of the filters.
         noise_quantile: quantile of the frames' unpredicted variances that is taken for that of the noise.
         least_noise: least variance of noise that is reckoned with, as a fraction of the observation's power.
@@ -51,6 +52,7 @@ class BranchSettings:
     survivors: int = 64
     beam: float = 300.0
     loudness_cost: float = 0.05
+    later_loudness: float = 0.2
     frame_seconds: float = 0.0464
     noise_quantile: float = 0.05
     least_noise: float = 1e-7
@@ -59,7 +61,7 @@ class BranchSettings:
     def __post_init__(self) -> None:
         """Validate the values."""
         require(self, "branches", ("order", "start_order", "second_order", "rounds", "memory", "survivors"), least=1)
-        require(self, "branches", ("beam", "loudness_cost", "frame_seconds"), above=0)
+        require(self, "branches", ("beam", "loudness_cost", "later_loudness", "frame_seconds"), above=0)
         for name in ("order", "start_order", "second_order"):
             if getattr(self, name) % 4:
                 raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")
@@ -123,12 +125,12 @@ def select_branches(
 
     low, high = candidates.low, candidates.high
     power = float(np.mean(observed**2))
-    weight = settings.loudness_cost / power
     slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
     amplified = noise / slope**2
     predictor = _whole(observed, settings.start_order)
     found = np.zeros(0, np.int8)
     for i in range(settings.rounds + 1):
+        weight = settings.loudness_cost / power * (settings.later_loudness if i else 1)
         order = predictor.filters.shape[1]
         ahead = predictor.variances[predictor.frames]
         both = []
