@@ -1,4 +1,14 @@
-"""Compiled loops of the branch search: one thread, no randomness, nothing cached on disk."""
+"""Compiled loops of the branch search: one thread, no randomness, nothing cached on disk.
+
+Arguments of several functions:
+    low: smallest clean value of every branch [time, branches]; NaN where a branch has none.
+    high: largest clean value, same shape.
+    spread: variance of the clean value around its prediction, same shape.
+    filters: prediction coefficients of every frame [frames, order], that of the sample before first; the order is a
+        multiple of 4.
+    frames: frame of every sample [time].
+    weight: of the squared clean value in the cost.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +40,10 @@ def search(
     survivors: int,
     beam: float,
 ) -> np.ndarray:
-    """The cheapest sequence of branches: a Viterbi search whose states are the last `memory` branches.
+    """The cheapest sequence of branches [time]: a Viterbi search whose states are the last `memory` branches.
 
     Every state predicts from the samples of its own best sequence (per-survivor processing). States that cost more than
     the best one by `beam` are given up, and so are the worst ones beyond `survivors`.
-
-    Args:
-        low: smallest clean value of every branch [time, branches]; NaN where a branch has none.
-        high: largest clean value, same shape.
-        spread: variance of the clean value around its prediction, same shape.
-        filters: prediction coefficients of every frame [frames, order], that of the sample before first; the order is a
-            multiple of 4.
-        frames: frame of every sample [time].
-        weight: of the squared clean value.
-        memory: branches that make a state.
-        survivors: largest number of states.
-        beam: see above.
-
-    Returns:
-        Branches, [time].
     """
     samples, branches = low.shape
     order = filters.shape[1]
@@ -61,32 +56,20 @@ def search(
     slot = np.full(keys, -1, np.int64)  # state -> position among the new hypotheses
     new_key, new_cost, new_value = np.zeros(keys, np.int64), np.zeros(keys), np.zeros(keys)
     new_parent, new_label = np.zeros(keys, np.int64), np.zeros(keys, np.int64)
-    turned = np.zeros(2 * order)  # coefficients as the ring of the last samples needs them
-    alive, frame = 1, -1
+    turned, alive = _turned(filters), 1
     for n in range(samples):
-        if frame != frames[n]:
-            frame = frames[n]
-            for k in range(order):
-                turned[order - 1 - k] = filters[frame, k]
-                turned[2 * order - 1 - k] = filters[frame, k]
-        # The sample n - 1 - k is at position (n - 1 - k) mod order; position j meets turned[shift + j].
+        # The sample n - 1 - k is at position (n - 1 - k) mod order; position j meets column shift + j.
         position = n % order
         shift = (order - position) % order
         found = 0
         for s in range(alive):
-            p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
-            for j in range(0, order, 4):
-                p0 += turned[shift + j] * history[s, j]
-                p1 += turned[shift + j + 1] * history[s, j + 1]
-                p2 += turned[shift + j + 2] * history[s, j + 2]
-                p3 += turned[shift + j + 3] * history[s, j + 3]
-            prediction = (p0 + p1) + (p2 + p3)
+            prediction = _survivors_prediction(turned[frames[n]], shift, history[s])
             for b in range(branches):
                 if np.isnan(low[n, b]):
                     continue
                 value = _clamped(prediction, low[n, b], high[n, b])
-                error = value - prediction
-                total = cost[s] + error * error / spread[n, b] + np.log(spread[n, b]) + weight * value * value
+                total = cost[s] + np.log(spread[n, b]) + weight * value * value
+                total += (value - prediction) * (value - prediction) / spread[n, b]
                 state = (key[s] * branches + b) % keys
                 i = slot[state]
                 if i < 0:
@@ -96,15 +79,7 @@ def search(
                     new_key[i], new_cost[i] = state, _NEVER
                 if total < new_cost[i]:
                     new_cost[i], new_value[i], new_parent[i], new_label[i] = total, value, s, b
-        best = _NEVER
-        for i in range(found):
-            best = min(best, new_cost[i])
-        limit, within = beam, found
-        while within > capacity and limit > _TIE:
-            limit, within = limit / 2, 0
-            for i in range(found):
-                within += new_cost[i] <= best + limit
-        limit += best
+        best, limit = _best_and_limit(new_cost[:found], capacity, beam)
         alive = 0
         for i in range(found):
             slot[new_key[i]] = -1
@@ -117,16 +92,52 @@ def search(
                 parents[n, alive], labels[n, alive] = parent, new_label[i]
                 alive += 1
         history, following = following, history
-    result = np.empty(samples, np.int8)
-    s = 0
-    for i in range(alive):
-        if cost[i] < cost[s]:
-            s = i
-    for n in range(samples - 1, -1, -1):
-        result[n] = labels[n, s]
-        s = parents[n, s]
-    return result
+    return _traced_back(parents, labels, int(np.argmin(cost[:alive])))
 
+
+@njit
+def _turned(filters: np.ndarray) -> np.ndarray:
+    """Filters as the ring of the last samples needs them: the oldest sample first, twice over."""
+    order = filters.shape[1]
+    turned = np.empty((len(filters), 2 * order))
+    for k in range(order):
+        turned[:, order - 1 - k] = filters[:, k]
+        turned[:, 2 * order - 1 - k] = filters[:, k]
+    return turned
+
+
+@njit
+def _survivors_prediction(turned: np.ndarray, shift: int, history: np.ndarray) -> float:
+    """From the ring of a survivor's last samples."""
+    p0, p1, p2, p3 = 0.0, 0.0, 0.0, 0.0
+    for j in range(0, len(history), 4):
+        p0 += turned[shift + j] * history[j]
+        p1 += turned[shift + j + 1] * history[j + 1]
+        p2 += turned[shift + j + 2] * history[j + 2]
+        p3 += turned[shift + j + 3] * history[j + 3]
+    return (p0 + p1) + (p2 + p3)
+
+
+@njit
+def _best_and_limit(costs: np.ndarray, capacity: int, beam: float) -> tuple[float, float]:
+    """Least cost, and the largest one that survives: the beam is halved until there is room for all below it."""
+    best = costs.min()
+    limit, within = beam, len(costs)
+    while within > capacity and limit > _TIE:
+        limit, within = limit / 2, 0
+        for cost in costs:
+            within += cost <= best + limit
+    return best, best + limit
+
+
+@njit
+def _traced_back(parents: np.ndarray, labels: np.ndarray, survivor: int) -> np.ndarray:
+    """Branches [time] of a survivor of the last sample; `parents`, `labels` [time, survivors]."""
+    result = np.empty(len(labels), np.int8)
+    for n in range(len(labels) - 1, -1, -1):
+        result[n] = labels[n, survivor]
+        survivor = parents[n, survivor]
+    return result
 
 
 @njit
@@ -140,19 +151,12 @@ def merge(
     frames: np.ndarray,
     weight: float,
 ) -> np.ndarray:
-    """Take the cheaper of two sequences of branches wherever they differ, then repair what was taken.
+    """Take the cheaper of two sequences of branches [time] wherever they differ, then repair what was taken.
 
-    Segments between two switches are moved to other branches, and their ends by a sample, where that costs less.
-
-    Args:
-        labels: branches [time], changed in place.
-        others: the other sequence, same shape; its values are lost.
-        low, high, spread, filters, frames, weight: see `search`.
-
-    Returns:
-        Clean values [time], in intervals those that are predicted best.
+    Both are changed: `labels` to the result, `others` to nothing of use. Returns clean values [time], in intervals
+    those that are predicted best.
     """
-    order, branches, samples = filters.shape[1], low.shape[1], len(labels)
+    order, samples = filters.shape[1], len(labels)
     x = np.zeros(samples)
     _follow(labels, x, 0, samples, low, high, filters, frames)
     start = 0
@@ -166,27 +170,45 @@ def merge(
         if stop > start:
             _exchange(labels, others, x, start, stop, low, high, spread, filters, frames, weight)
         start = stop + same
-    changes = 1
     for _ in range(_REPAIRS):
-        if changes == 0:
+        if _repair(labels, others, x, low, high, spread, filters, frames, weight) == 0:
             break
-        changes, start = 0, 0
-        while start < samples:
-            stop = start + 1
-            while stop < samples and labels[stop] == labels[start]:
-                stop += 1
-            before, own, after = labels[max(start - 1, 0)], labels[start], labels[min(stop, samples - 1)]
-            for move in range(branches + 3):
-                first, last, branch = start, stop, move
-                if move >= branches:  # the first sample to the segment before, the last to that behind, one from before
-                    first = (start, stop - 1, max(start - 1, 0))[move - branches]
-                    last, branch = first + 1, (before, after, own)[move - branches]
-                if labels[first] != branch:
-                    for n in range(first, last):
-                        others[n] = branch
-                    changes += _exchange(labels, others, x, first, last, low, high, spread, filters, frames, weight)
-            start = stop
     return x
+
+
+@njit
+def _repair(
+    labels: np.ndarray,
+    others: np.ndarray,
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    spread: np.ndarray,
+    filters: np.ndarray,
+    frames: np.ndarray,
+    weight: float,
+) -> int:
+    """Move segments between two switches to other branches, and their ends by a sample, where that costs less.
+
+    Returns how often it did.
+    """
+    branches, samples, changes, start = low.shape[1], len(x), 0, 0
+    while start < samples:
+        stop = start + 1
+        while stop < samples and labels[stop] == labels[start]:
+            stop += 1
+        before, own, after = labels[max(start - 1, 0)], labels[start], labels[min(stop, samples - 1)]
+        for move in range(branches + 3):
+            first, last, branch = start, stop, move
+            if move >= branches:  # the first sample to the segment before, the last to that behind, one from before
+                first = (start, stop - 1, max(start - 1, 0))[move - branches]
+                last, branch = first + 1, (before, after, own)[move - branches]
+            if labels[first] != branch:
+                for n in range(first, last):
+                    others[n] = branch
+                changes += _exchange(labels, others, x, first, last, low, high, spread, filters, frames, weight)
+        start = stop
+    return changes
 
 
 @njit

@@ -106,7 +106,7 @@ def test_predictable_signals_are_told_from_folded_ones_whatever_their_level() ->
 
 
 def test_settings_are_validated() -> None:
-    with pytest.raises(NldiffError, match="branches.order=30: a multiple of 4 expected"):
+    with pytest.raises(NldiffError, match=r"branches\.order=30: a multiple of 4 expected"):
         BranchSettings(order=30)
-    with pytest.raises(NldiffError, match="branches.beam=0"):
+    with pytest.raises(NldiffError, match=r"branches\.beam=0"):
         BranchSettings(beam=0)

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -8,8 +6,8 @@ from helpers import TINY_RATE, FakeSampler, load_tiny_prior, plucked
 import nldiff
 from nldiff.operators import DISTORTIONS, Distortion
 from nldiff.priors import Prior
-from nldiff.restoration import RestoreConfig
 from nldiff.restoration.folds import FoldInversion
+from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.strategies import choose_strategy
 from nldiff.restoration.workspace import make_workspace
 from nldiff.sound.recording import Recording
@@ -38,9 +36,7 @@ def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
     y = known(torch.from_numpy(x)).numpy()
     steps: list[tuple[int, int]] = []
     config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1)
-    result = nldiff.restore(
-        y, TINY_RATE, prior, known=known, config=config, on_step=lambda *step: steps.append(step)
-    )
+    result = nldiff.restore(y, TINY_RATE, prior, known=known, config=config, on_step=lambda *step: steps.append(step))
     scaled = result.audio * (np.vdot(x, result.audio) / np.vdot(result.audio, result.audio))
     assert 20 * np.log10(np.linalg.norm(x) / np.linalg.norm(scaled - x)) > 30
     assert result.explained_db > 60
