@@ -55,7 +55,8 @@ def wavefold(x: Tensor, threshold: float) -> Tensor:
 def triangle_fold(x: Tensor, threshold: float) -> Tensor:
     """Fold as often as it takes: a triangle wave of x, slope 1 at zero, turning at odd multiples of +-t.
 
-    It is `t - |((x + t) mod 4 t) - 2 t|`: `x` for `|x| < t`, `sgn(x) (2 t - |x|)` up to `3 t`, and so on, always within `[-t, t]`.
+    It is `t - |((x + t) mod 4 t) - 2 t|`: `x` for `|x| < t`, `sgn(x) (2 t - |x|)` up to `3 t`, and so on,
+    always within `[-t, t]`.
     """
     return threshold - (torch.remainder(x + threshold, 4 * threshold) - 2 * threshold).abs()
 

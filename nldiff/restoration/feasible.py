@@ -45,7 +45,7 @@ class Unions(FeasibleSet):
     high: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        """Move samples of `x` [batch, time] to the nearest values of their intervals; of two equally near, the first."""
+        """Move samples of `x` [batch, time] to the nearest values of their intervals; of two, to the first."""
         nearest = torch.clamp(x[..., None], self.low, self.high)
         distance = (nearest - x[..., None]).abs().nan_to_num(nan=torch.inf)
         return nearest.gather(-1, distance.argmin(-1, keepdim=True))[..., 0]

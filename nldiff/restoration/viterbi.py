@@ -45,12 +45,10 @@ def search(
     Every state predicts from the samples of its own best sequence (per-survivor processing). States that cost more than
     the best one by `beam` are given up, and so are the worst ones beyond `survivors`.
     """
-    samples, branches = low.shape
-    order = filters.shape[1]
+    samples, branches, order = low.shape[0], low.shape[1], filters.shape[1]
     keys = branches**memory
     capacity = min(survivors, keys)
-    parents = np.empty((samples, capacity), np.int16)
-    labels = np.empty((samples, capacity), np.int8)
+    parents, labels = np.empty((samples, capacity), np.int16), np.empty((samples, capacity), np.int8)
     history, following = np.zeros((capacity, order)), np.zeros((capacity, order))
     key, cost = np.zeros(capacity, np.int64), np.zeros(capacity)
     slot = np.full(keys, -1, np.int64)  # state -> position among the new hypotheses
@@ -59,9 +57,8 @@ def search(
     turned, alive = _turned(filters), 1
     for n in range(samples):
         # The sample n - 1 - k is at position (n - 1 - k) mod order; position j meets column shift + j.
-        position = n % order
+        position, found = n % order, 0
         shift = (order - position) % order
-        found = 0
         for s in range(alive):
             prediction = _survivors_prediction(turned[frames[n]], shift, history[s])
             for b in range(branches):
@@ -73,8 +70,7 @@ def search(
                 state = (key[s] * branches + b) % keys
                 i = slot[state]
                 if i < 0:
-                    i = found
-                    found += 1
+                    i, found = found, found + 1
                     slot[state] = i
                     new_key[i], new_cost[i] = state, _NEVER
                 if total < new_cost[i]:
