@@ -50,6 +50,20 @@ def wavefold(x: Tensor, threshold: float) -> Tensor:
     return 2 * x.clamp(-threshold, threshold) - x
 
 
+def triangle_fold(x: Tensor, threshold: float) -> Tensor:
+    """Fold as often as it takes: a triangle wave of x, slope 1 at zero, turning at odd multiples of +-t.
+
+    It is `t - |((x + t) mod 4 t) - 2 t|`: `x` for `|x| < t`, `sgn(x) (2 t - |x|)` up to `3 t`, and so on,
+    always within `[-t, t]`.
+    """
+    return threshold - (torch.remainder(x + threshold, 4 * threshold) - 2 * threshold).abs()
+
+
+def sine_fold(x: Tensor, amplitude: float) -> Tensor:
+    """Fold softly, as a sine shaper does: `A sin(x / A)`, slope 1 at zero, first turning points `+-A pi / 2`."""
+    return amplitude * torch.sin(x / amplitude)
+
+
 def quantize(x: Tensor, step: float) -> Tensor:
     """Round to multiples of `step` (mid-tread: zero is a level); ties go to the even multiple.
 

@@ -96,6 +96,11 @@ DISTORTIONS: dict[str, DistortionSpec] = {
         lambda peak: (1e-6 * peak, 1e3 * peak),
     ),
     "wavefold": DistortionSpec(distortions.wavefold, {"threshold": _size(0.1)}, "threshold"),
+    # the SDR need not rise steadily with these two: the calibration then finds one of several values
+    "triangle_fold": DistortionSpec(distortions.triangle_fold, {"threshold": _size(0.1)}, "threshold"),
+    "sine_fold": DistortionSpec(
+        distortions.sine_fold, {"amplitude": _size(0.1)}, "amplitude", lambda peak: (1e-6 * peak, 1e3 * peak)
+    ),
     # the SDR need not fall steadily with the step: the calibration then finds one of several
     "quantize": DistortionSpec(
         distortions.quantize, {"step": _size(0.125)}, "step", lambda peak: (2 * peak, 1e-6 * peak)

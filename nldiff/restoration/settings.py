@@ -13,6 +13,7 @@ from nldiff.errors import NldiffError, require
 from nldiff.operators import Waveshaper, make_waveshaper
 from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
+from nldiff.restoration.branches import BranchSettings
 from nldiff.restoration.evidence import EvidenceSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.polish import PolishSettings
@@ -30,8 +31,8 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence: fields in these groups of `Settings` that
-            differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches: fields in these groups of `Settings`
+            that differ from what the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -56,6 +57,7 @@ class RestoreConfig:
     curve: dict[str, Any] = field(default_factory=dict)
     polish: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
+    branches: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -85,6 +87,7 @@ class Settings:
     curve: CurveSettings = field(default_factory=CurveSettings)
     polish: PolishSettings = field(default_factory=PolishSettings)
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
+    branches: BranchSettings = field(default_factory=BranchSettings)
 
     @property
     def refines(self) -> bool:

@@ -5,11 +5,10 @@ A new strategy is one class and one entry of `STRATEGIES`.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from nldiff.errors import NldiffError
 from nldiff.operators import Identity, Operator
 from nldiff.restoration.evidence import Judgement, judge
+from nldiff.restoration.folds import FoldInversion
 from nldiff.restoration.increasing import (
     IncreasingCurve,
     known_increasing,
@@ -25,55 +25,8 @@ from nldiff.restoration.increasing import (
     nearest_increasing,
     plain_curves,
 )
+from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class Strategy(ABC):
-    """A way to restore the chunks of a recording.
-
-    Attributes:
-        operator: maps clean signals to observed ones at the prior's level; possibly a better one than was found before.
-        full_band: the result has the band of the recording, whatever the prior's is.
-    """
-
-    operator: Operator
-    full_band: ClassVar[bool]
-
-    @classmethod
-    @abstractmethod
-    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> Strategy | None:
-        """The strategy for an operator, or None if it is not meant for it.
-
-        Args:
-            work: the recording, prior and settings.
-            operator: maps clean signals to observed ones at the prior's level.
-            y: observed excerpts at the prior's level, [batch, n] at the recording's rate.
-            x: clean excerpts that were sampled along with the operator, same shape; None if it is known and nothing was
-                sampled yet.
-        """
-
-    @abstractmethod
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
-        """Clean chunks [chunks * channels, length] of the observed ones `y`, both at the prior's level."""
-
-    @staticmethod
-    @abstractmethod
-    def steps(work: Workspace) -> int:
-        """How often `restore` calls `on_step`."""
-
-    @abstractmethod
-    def evaluations(self, work: Workspace, spent: int) -> int:
-        """Network evaluations per item, the `spent` ones for the operator included."""
-
-    @abstractmethod
-    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
-        """Weigh the restoration of the excerpts `y` against the recording as it is; `x` was sampled, see `of`."""
-
-    @staticmethod
-    def ready(work: Workspace) -> list[int]:
-        """Chunks that sampling for the operator, where it is needed, restores as this strategy would."""
-        return []
 
 
 @dataclass(frozen=True)
@@ -121,11 +74,6 @@ class SparseRefinement(Strategy):
         on_step()
         return x
 
-    @staticmethod
-    def steps(work: Workspace) -> int:
-        """One for all."""
-        return 1
-
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Those of the polish."""
         return spent + (work.settings.polish.steps if work.settings.polish.sigma else 0)
@@ -166,10 +114,6 @@ class PosteriorSampling(Strategy):
         """As many again, unless sampling for the operator restored whole chunks."""
         return spent if work.whole else 2 * spent
 
-    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
-        """Judge what was sampled."""
-        return judge(y, x, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
-
     @staticmethod
     def ready(work: Workspace) -> list[int]:
         """The joint chunks, if they are sampled as a whole."""
@@ -192,21 +136,12 @@ class Unchanged(Strategy):
         on_step()
         return y
 
-    @staticmethod
-    def steps(work: Workspace) -> int:
-        """One for all."""
-        return 1
 
-    def evaluations(self, work: Workspace, spent: int) -> int:
-        """Those of the estimate."""
-        return spent
-
-    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
-        """Judge the recording itself."""
-        return judge(y, y, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
-
-
-STRATEGIES: dict[str, type[Strategy]] = {"sparse": SparseRefinement, "none": PosteriorSampling}
+STRATEGIES: dict[str, type[Strategy]] = {
+    "sparse": SparseRefinement,
+    "branches": FoldInversion,
+    "none": PosteriorSampling,
+}
 """By name of the setting `refinement.name`; the first that is for an operator is taken, else posterior sampling."""
 
 

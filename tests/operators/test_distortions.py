@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from laplace import laplace
 
-from nldiff.operators.distortions import amplified_clip, carbon_mic, hard_clip, quantize, soft_clip
+from nldiff.operators.distortions import (
+    amplified_clip,
+    carbon_mic,
+    hard_clip,
+    quantize,
+    sine_fold,
+    soft_clip,
+    triangle_fold,
+    wavefold,
+)
 
 
 @given(gain_db=st.floats(0, 60), threshold=st.floats(0.01, 2), seed=st.integers(0, 10**6))
@@ -49,3 +58,23 @@ def test_carbon_microphone_rises_to_its_limit_and_stays(a: float, g: float) -> N
     assert (y[:4].diff() > 0).all()
     torch.testing.assert_close(y[3:], y[3].expand(4), rtol=1e-9, atol=0)
     assert y[3].item() == pytest.approx((1 - a) * 0.99 * pole / 0.01)
+
+
+@given(threshold=st.floats(0.01, 1), seed=st.integers(0, 10**6))
+def test_triangle_folder_is_the_folder_repeated(threshold: float, seed: int) -> None:
+    x = laplace(seed, length=100)
+    y = x
+    for _ in range(200):
+        y = wavefold(y, threshold) if y.abs().max() > threshold else y
+    torch.testing.assert_close(triangle_fold(x, threshold), y, rtol=0, atol=1e-12)
+
+
+@given(size=st.floats(0.01, 1), seed=st.integers(0, 10**6))
+def test_folders_are_odd_bounded_and_of_unit_slope_at_silence(size: float, seed: int) -> None:
+    x = laplace(seed, length=100)
+    for fold in (triangle_fold, sine_fold):
+        y = fold(x, size)
+        torch.testing.assert_close(fold(-x, size), -y, rtol=0, atol=1e-12)
+        assert y.abs().max() <= size * (1 + 1e-12)
+        small = 1e-4 * size * x
+        torch.testing.assert_close(fold(small, size), small, rtol=1e-6, atol=0)

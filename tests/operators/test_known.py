@@ -25,6 +25,9 @@ names = pytest.mark.parametrize("name", sorted(DISTORTIONS))
         ("soft_clip_r:threshold=0.1,hardness=0", [0.0, 0.2], [0.0, 0.1 * math.tanh(2)]),
         ("soft_clip_r:threshold=0.1,hardness=1", [-0.05, 0.1, 0.2], [-0.05, 0.1, 0.1]),
         ("wavefold:threshold=0.1", [-0.05, 0.15, -0.15, 0.2, 0.3], [-0.05, 0.05, -0.05, 0.0, -0.1]),
+        # turns at 0.1, -0.1 (x = 0.3), and again
+        ("triangle_fold:threshold=0.1", [0.05, 0.15, -0.15, 0.3, 0.45, -0.52], [0.05, 0.05, -0.05, -0.1, 0.05, -0.08]),
+        ("sine_fold:amplitude=0.2", [0.0, math.pi / 10, -math.pi / 5, 0.3 * math.pi], [0.0, 0.2, 0.0, -0.2]),
         ("quantize:step=0.125", [0.05, 0.0625, 0.07, -0.07, 0.2, -0.3], [0, 0, 0.125, -0.125, 0.25, -0.25]),
         ("half_wave", [-0.5, 0.0, 0.25], [0.0, 0.0, 0.25]),
         ("full_wave", [-0.5, 0.0, 0.25], [0.5, 0.0, 0.25]),

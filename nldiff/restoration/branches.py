@@ -1,0 +1,209 @@
+"""Which branch of a folding curve every sample is on: the sequence that makes the clean signal most predictable.
+
+Clean audio is nearly an autoregressive process for some 20 ms, which a jump to a wrong branch is not. The branches are
+found by a Viterbi search in which every survivor predicts from its own samples, forwards and backwards in time, first
+with one short filter for all of the signal, then with filters fitted to what was found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import solve_toeplitz
+
+from nldiff.errors import NldiffError, require
+from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
+
+# Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
+_RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
+# Standard deviations of normal errors per median magnitude, and least share of a frame's variance that is typical.
+_NORMAL_MEDIAN, _LEAST_SHARE = 1.4826, 0.05
+# Slopes below this one do not amplify noise any more: turning points are ends.
+_LEAST_SLOPE = 1e-3
+
+
+@dataclass(frozen=True)
+class BranchSettings:
+    """How branches are searched; the group `branches`.
+
+    Attributes:
+        order: of the prediction filters, a multiple of 4.
+        start_order: of the first filter, which is that of the whole signal; a multiple of 4.
+        second_order: of the filters in the second round, where there is a first, rough signal; a multiple of 4.
+        rounds: searches with filters of the signal that the one before found, at most.
+        memory: last branches that tell survivors apart.
+        survivors: largest number of them.
+        beam: a survivor is given up when it costs so much more than the best one, nats.
+        loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
+            signal and its mirror image at a turning point, which is as predictable.
+        later_loudness: factor of that cost after the first round; loud transients that are hard to predict need it low.
+        frame_seconds: length of the frames of the filters.
+        noise_quantile: quantile of the frames' unpredicted variances that is taken for that of the noise.
+        least_noise: least variance of noise that is reckoned with, as a fraction of the observation's power.
+        noise_deviations: how far noise carries observed values beyond a turning point, in standard deviations.
+    """
+
+    order: int = 32
+    start_order: int = 8
+    second_order: int = 16
+    rounds: int = 3
+    memory: int = 3
+    survivors: int = 64
+    beam: float = 300.0
+    loudness_cost: float = 0.05
+    later_loudness: float = 0.2
+    frame_seconds: float = 0.0464
+    noise_quantile: float = 0.05
+    least_noise: float = 1e-7
+    noise_deviations: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Validate the values."""
+        require(self, "branches", ("order", "start_order", "second_order", "rounds", "memory", "survivors"), least=1)
+        require(self, "branches", ("beam", "loudness_cost", "later_loudness", "frame_seconds"), above=0)
+        for name in ("order", "start_order", "second_order"):
+            if getattr(self, name) % 4:
+                raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Linear prediction, frame by frame.
+
+    Attributes:
+        filters: coefficients, that of the sample before first, [frames, order].
+        variances: of what is left, [frames].
+        frames: frame of every sample, [time].
+    """
+
+    filters: np.ndarray
+    variances: np.ndarray
+    frames: np.ndarray
+
+
+def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settings: BranchSettings) -> np.ndarray:
+    """The most predictable signal that a curve maps to the observed one, [time], float64.
+
+    The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
+    noise; a second search reckons with it where it is worth mentioning.
+
+    Args:
+        curve: cut into pieces.
+        observed: [time], float64.
+        sample_rate: Hz.
+        settings: of the search.
+    """
+    power = float(np.mean(observed**2))
+    if power == 0:
+        return np.zeros_like(observed)
+    x, _ = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
+    unpredicted = _framewise(x, settings.order, round(settings.frame_seconds * sample_rate)).variances
+    noise = float(np.quantile(unpredicted, settings.noise_quantile))
+    if noise < settings.least_noise * power:
+        return x
+    candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
+    return select_branches(observed, candidates, noise, sample_rate, settings)[0]
+
+
+def select_branches(
+    observed: np.ndarray, candidates: Candidates, noise: float, sample_rate: int, settings: BranchSettings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a candidate for every sample.
+
+    Args:
+        observed: not silent, [time], float64.
+        candidates: what the curve offers.
+        noise: variance of the noise in what was observed.
+        sample_rate: Hz.
+        settings: of the search.
+
+    Returns:
+        Clean values, in intervals the likeliest ones, and branches, [time] each.
+    """
+    from nldiff.restoration.viterbi import merge, search  # numba takes its time
+
+    low, high = candidates.low, candidates.high
+    power = float(np.mean(observed**2))
+    slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
+    amplified = noise / slope**2
+    predictor = _whole(observed, settings.start_order)
+    found = np.zeros(0, np.int8)
+    for i in range(settings.rounds + 1):
+        weight = settings.loudness_cost / power * (settings.later_loudness if i else 1)
+        order = predictor.filters.shape[1]
+        ahead = predictor.variances[predictor.frames]
+        both: Any = []
+        for direction in (1, -1):
+            expected = ahead[::direction].copy()
+            expected[:order] = power  # the samples before are not known
+            inputs = (low[::direction], high[::direction], amplified[::direction] + expected[:, None])
+            frames = predictor.frames[::direction]
+            arrays: Any = map(np.ascontiguousarray, (*inputs, predictor.filters, frames))
+            labels = search(
+                *arrays,
+                weight,
+                settings.memory,
+                settings.survivors,
+                settings.beam,
+            )
+            both.append(labels[::direction].copy())
+        ahead[:order] = power
+        x = merge(*both, low, high, amplified + ahead[:, None], predictor.filters, predictor.frames, weight)
+        if np.array_equal(found, both[0]):
+            break
+        found = both[0]
+        order = settings.order if i else settings.second_order
+        predictor = _robust(_framewise(x, order, round(settings.frame_seconds * sample_rate)), x)
+    return x, found
+
+
+def predictability(x: np.ndarray, sample_rate: int, settings: BranchSettings) -> float:
+    """Mean logarithm of what cannot be predicted, as a fraction of the power; less for more predictable signals."""
+    frame = round(settings.frame_seconds * sample_rate)
+    return float(np.mean(np.log(_framewise(x, settings.order, frame).variances)) - np.log(np.mean(x**2)))
+
+
+def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
+    """One filter for a folded signal: its kinks are rare, and count little in a regression with heavy tails."""
+    smooth = np.ones(1 + 128 * order) / (1 + 128 * order)
+    level = np.sqrt(np.convolve(y**2, smooth, "same") + 1e-6 * np.mean(y**2))[order:]
+    rows = np.lib.stride_tricks.sliding_window_view(y, order + 1)[:, ::-1] / level[:, None]  # the newest first
+    weights = np.ones(len(rows))
+    for _ in range(iterations):
+        products = (rows * weights[:, None]).T @ rows
+        products[1:, 1:] += _RIDGE * products[0, 0] * np.eye(order)
+        taps = np.linalg.solve(products[1:, 1:], products[1:, 0])
+        errors = rows[:, 0] - rows[:, 1:] @ taps
+        scale = 1.5 * np.median(np.abs(errors)) + np.sqrt(_LEAST_VARIANCE)
+        weights = 1 / (1 + (errors / scale) ** 2)
+    return Predictor(taps[None], np.array([scale**2 * np.mean(y**2)]), np.zeros(len(y), np.int64))
+
+
+def _robust(predictor: Predictor, x: np.ndarray) -> Predictor:
+    """The predictor with variances that the jumps to wrong branches and back hardly raise: of median magnitudes."""
+    order = predictor.filters.shape[1]
+    before = np.lib.stride_tricks.sliding_window_view(np.pad(x, (order, 0))[:-1], order)[:, ::-1]
+    errors = np.abs(x - np.einsum("nk,nk->n", before, predictor.filters[predictor.frames]))
+    edges = np.searchsorted(predictor.frames, np.arange(len(predictor.variances)))
+    medians = [np.median(piece) if len(piece) else np.inf for piece in np.split(errors, edges[1:])]
+    typical = (_NORMAL_MEDIAN * np.array(medians)) ** 2
+    variances = np.clip(typical, _LEAST_SHARE * predictor.variances, predictor.variances)
+    return replace(predictor, variances=variances)
+
+
+def _framewise(x: np.ndarray, order: int, frame: int) -> Predictor:
+    """Autocorrelation method on Hann windows that overlap by half."""
+    hop = frame // 2
+    count = len(x) // hop + 1
+    padded = np.pad(x, (hop, 2 * hop))
+    window = np.hanning(2 * hop)
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop][:count] * window
+    length = 1 << (2 * hop + order).bit_length()
+    correlations = np.fft.irfft(np.abs(np.fft.rfft(pieces, length)) ** 2)[:, : order + 1] / np.sum(window**2)
+    correlations[:, 0] = correlations[:, 0] * (1 + _RIDGE) + _LEAST_VARIANCE * np.mean(x**2)
+    filters = np.stack([solve_toeplitz(r[:order], r[1:]) for r in correlations])
+    variances = correlations[:, 0] - np.sum(filters * correlations[:, 1:], axis=1)
+    least = _LEAST_VARIANCE * np.mean(x**2)
+    frames = np.minimum((np.arange(len(x)) + hop // 2) // hop, count - 1)
+    return Predictor(filters, np.maximum(variances, least), frames)

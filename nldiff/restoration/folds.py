@@ -1,0 +1,44 @@
+"""Curves that rise and fall: every sample has one preimage on every monotone piece, and branch search says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nldiff.operators import Operator
+from nldiff.restoration.branches import invert
+from nldiff.restoration.increasing import known_increasing
+from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
+from nldiff.restoration.strategy import Strategy
+from nldiff.restoration.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class FoldInversion(Strategy):
+    """For known curves that are not increasing: the most predictable signal that the curve maps to the observed one.
+
+    An even curve leaves the sign open; the result has either.
+    """
+
+    curve: PiecewiseCurve
+    full_band = True
+
+    @classmethod
+    def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> FoldInversion | None:
+        """Needs the operator only."""
+        if x is not None or operator.context:
+            return None
+        limit = work.settings.curve.largest_rms * work.prior.sigma_data
+        if known_increasing(operator, limit, y, work.settings.curve):
+            return None
+        return cls(operator, piecewise(operator, limit))
+
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+        """Invert channel by channel."""
+        rate, settings = work.recording.sample_rate, work.settings.branches
+        found = [invert(self.curve, item, rate, settings) for item in y.cpu().double().numpy()]
+        on_step()
+        return torch.stack([torch.from_numpy(x) for x in found]).to(y.dtype).to(y.device)

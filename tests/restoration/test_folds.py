@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+from helpers import TINY_RATE, FakeSampler, load_tiny_prior, plucked
+
+import nldiff
+from nldiff.operators import DISTORTIONS, Distortion
+from nldiff.priors import Prior
+from nldiff.restoration.folds import FoldInversion
+from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.strategies import choose_strategy
+from nldiff.restoration.workspace import make_workspace
+from nldiff.sound.recording import Recording
+
+FOLDERS = {"wavefold", "triangle_fold", "sine_fold", "full_wave"}
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    return load_tiny_prior(tmp_path_factory.mktemp("prior"))
+
+
+@pytest.mark.parametrize("name", sorted(DISTORTIONS))
+def test_chosen_for_known_curves_that_fall_somewhere_and_for_no_others(prior: Prior, name: str) -> None:
+    y = Distortion(name)(torch.from_numpy(plucked(0.3, TINY_RATE))[None])
+    recording = Recording.from_array(y.numpy(), TINY_RATE)
+    work = make_workspace(recording, prior, RestoreConfig(), Distortion(name), FakeSampler())
+    operator, observed = Distortion(name).at_level(work.gain), work.observed(work.excerpts)
+    assert isinstance(choose_strategy(work, operator, observed, None), FoldInversion) == (name in FOLDERS)
+    assert FoldInversion.of(work, operator, observed, observed) is None  # sampled: somebody else's
+
+
+def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
+    x = np.stack([plucked(0.8, TINY_RATE, seed, 0.25) for seed in (0, 1)])
+    known = Distortion("wavefold", {"threshold": 0.15})
+    y = known(torch.from_numpy(x)).numpy()
+    steps: list[tuple[int, int]] = []
+    config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1)
+    result = nldiff.restore(y, TINY_RATE, prior, known=known, config=config, on_step=lambda *step: steps.append(step))
+    scaled = result.audio * (np.vdot(x, result.audio) / np.vdot(result.audio, result.audio))
+    assert 20 * np.log10(np.linalg.norm(x) / np.linalg.norm(scaled - x)) > 30
+    assert result.explained_db > 60
+    assert result.fit.sampling is not None
+    assert result.fit.sampling.evaluations == 0
+    assert steps[-1][0] == steps[-1][1]
