@@ -8,6 +8,7 @@ with one short filter for all of the signal, then with filters fitted to what wa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_toeplitz
@@ -121,7 +122,10 @@ def select_branches(
     Returns:
         Clean values, in intervals the likeliest ones, and branches, [time] each.
     """
-    from nldiff.restoration.viterbi import merge, search  # numba takes its time
+    from nldiff.restoration import viterbi  # numba takes its time
+
+    search: Any = viterbi.search  # compiled, of no static type
+    merge: Any = viterbi.merge
 
     low, high = candidates.low, candidates.high
     power = float(np.mean(observed**2))
@@ -133,15 +137,14 @@ def select_branches(
         weight = settings.loudness_cost / power * (settings.later_loudness if i else 1)
         order = predictor.filters.shape[1]
         ahead = predictor.variances[predictor.frames]
-        both: Any = []
+        both = []
         for direction in (1, -1):
             expected = ahead[::direction].copy()
             expected[:order] = power  # the samples before are not known
             inputs = (low[::direction], high[::direction], amplified[::direction] + expected[:, None])
             frames = predictor.frames[::direction]
-            arrays: Any = map(np.ascontiguousarray, (*inputs, predictor.filters, frames))
             labels = search(
-                *arrays,
+                *map(np.ascontiguousarray, (*inputs, predictor.filters, frames)),
                 weight,
                 settings.memory,
                 settings.survivors,
