@@ -1,5 +1,7 @@
 """Compiled loops of the branch search: one thread, no randomness, nothing cached on disk.
 
+They are plain loops throughout, since numpy's functions of arrays and slices take seconds each to compile.
+
 Arguments of several functions:
     low: smallest clean value of every branch [time, branches]; NaN where a branch has none.
     high: largest clean value, same shape.
@@ -88,7 +90,7 @@ def search(
                 parents[n, alive], labels[n, alive] = parent, new_label[i]
                 alive += 1
         history, following = following, history
-    return _traced_back(parents, labels, int(np.argmin(cost[:alive])))
+    return _traced_back(parents, labels, cost[:alive])
 
 
 @njit
@@ -96,9 +98,9 @@ def _turned(filters: np.ndarray) -> np.ndarray:
     """Filters as the ring of the last samples needs them: the oldest sample first, twice over."""
     order = filters.shape[1]
     turned = np.empty((len(filters), 2 * order))
-    for k in range(order):
-        turned[:, order - 1 - k] = filters[:, k]
-        turned[:, 2 * order - 1 - k] = filters[:, k]
+    for f in range(len(filters)):
+        for k in range(order):
+            turned[f, order - 1 - k] = turned[f, 2 * order - 1 - k] = filters[f, k]
     return turned
 
 
@@ -117,7 +119,9 @@ def _survivors_prediction(turned: np.ndarray, shift: int, history: np.ndarray) -
 @njit
 def _best_and_limit(costs: np.ndarray, capacity: int, beam: float) -> tuple[float, float]:
     """Least cost, and the largest one that survives: the beam is halved until there is room for all below it."""
-    best = costs.min()
+    best = _NEVER
+    for cost in costs:
+        best = min(best, cost)
     limit, within = beam, len(costs)
     while within > capacity and limit > _TIE:
         limit, within = limit / 2, 0
@@ -127,9 +131,13 @@ def _best_and_limit(costs: np.ndarray, capacity: int, beam: float) -> tuple[floa
 
 
 @njit
-def _traced_back(parents: np.ndarray, labels: np.ndarray, survivor: int) -> np.ndarray:
-    """Branches [time] of a survivor of the last sample; `parents`, `labels` [time, survivors]."""
+def _traced_back(parents: np.ndarray, labels: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Branches [time] of the cheapest survivor of the last sample; `parents`, `labels` [time, survivors]."""
     result = np.empty(len(labels), np.int8)
+    survivor = 0
+    for s in range(len(costs)):
+        if costs[s] < costs[survivor]:
+            survivor = s
     for n in range(len(labels) - 1, -1, -1):
         result[n] = labels[n, survivor]
         survivor = parents[n, survivor]
