@@ -72,7 +72,9 @@ def load_network(name: str, device: torch.device) -> Prior:
     network.freeze(fast_dtype(device))
     sigma_min = config.noise_levels.get("sigma_min", 1e-5)
     denoiser = EDMDenoiser(network, config.sigma_data)
-    return Prior(Path(name).stem, denoiser, config.sample_rate, config.sigma_data, sigma_min, vars(config))
+    return Prior(
+        Path(name).stem, denoiser, config.sample_rate, config.sigma_data, sigma_min, {"settings": config.settings}
+    )
 
 
 def report(prior: Prior, device: torch.device, options: argparse.Namespace) -> None:

@@ -63,6 +63,8 @@ class BranchSettings:
         """Validate the values."""
         require(self, "branches", ("order", "start_order", "second_order", "rounds", "memory", "survivors"), least=1)
         require(self, "branches", ("beam", "loudness_cost", "later_loudness", "frame_seconds"), above=0)
+        require(self, "branches", ("noise_quantile",), least=0, below=1)
+        require(self, "branches", ("least_noise", "noise_deviations"), least=0)
         for name in ("order", "start_order", "second_order"):
             if getattr(self, name) % 4:
                 raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")

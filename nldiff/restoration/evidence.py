@@ -64,8 +64,8 @@ class EvidenceSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "evidence", ("frame_seconds", "spread_floor", "exact_width"), above=0)
-        require(self, "evidence", ("predictability_scale", "spread_scale"), above=0)
+        positive = ("frame_seconds", "spread_floor", "exact_width", "predictability_scale", "spread_scale")
+        require(self, "evidence", positive, above=0)
         require(self, "evidence", ("order",), least=1)
         require(self, "evidence", ("noise_db",), below=0)
         require(self, "evidence", ("plateau_edge",), above=0, below=0.25)
@@ -101,9 +101,8 @@ def predictability(
     Returns:
         J; without `slope` 0 for silence.
     """
-    samples = _varying(x)
+    samples, length = _varying(x), _frame_length(sample_rate, settings)
     power = float(np.mean(samples**2)) or 1.0
-    length = _frame_length(sample_rate, settings)
     floor = power * (10 ** (settings.noise_db / 10) + noise)
     innovations = _innovations(_frames(samples, length), settings.order, floor)
     weights = _weights(samples if observed is None else _varying(observed), length)

@@ -22,7 +22,7 @@ from nldiff.restoration.increasing import (
 
 INFINITE = math.inf
 SETTINGS = CurveSettings()
-FALLING_SOMEWHERE = {"wavefold", "full_wave"}
+FALLING_SOMEWHERE = {"wavefold", "full_wave", "triangle_fold", "sine_fold"}
 CURVES = sorted(name for name in DISTORTIONS if not Distortion(name).context)
 INCREASING = sorted(set(CURVES) - FALLING_SOMEWHERE)
 

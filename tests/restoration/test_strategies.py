@@ -24,6 +24,7 @@ from nldiff.operators import (
 )
 from nldiff.priors.saved import Prior
 from nldiff.restoration.feasible import FeasibleSet
+from nldiff.restoration.folds import FoldInversion
 from nldiff.restoration.increasing import CurveSettings, IncreasingCurve, known_increasing, matched_curve
 from nldiff.restoration.pipeline import restore
 from nldiff.restoration.settings import RestoreConfig
@@ -48,6 +49,8 @@ REFINED: dict[str, Any] = {
     "refinement": {"name": "auto", "iterations": 10, "windows": [512]},
     "operator_fit": {"warmup": 20, "learning_rate": 0.002},
 }
+# Curves that fall are left to sampling.
+SPARSE: dict[str, Any] = {**REFINED, "refinement": REFINED["refinement"] | {"name": "sparse"}}
 LONG: dict[str, Any] = {**REFINED, "refinement": {"name": "auto", "iterations": 400, "windows": [1024]}}
 SPLIT: dict[str, Any] = {"chunk_seconds": 0.5, "overlap_seconds": 0.1, "joint_items": 2}
 
@@ -148,7 +151,7 @@ def test_signals_under_a_curve_that_falls_are_left_as_sampled(prior: Prior, fake
     fake.answer = lambda observed: x * (observed.norm() / y.norm())
     refined, plain = (
         restore(y.numpy(), TINY_RATE, prior, known=known, config=RestoreConfig(**settings)).audio
-        for settings in (REFINED, {})
+        for settings in (SPARSE, {})
     )
     np.testing.assert_array_equal(refined, plain)
 
@@ -169,7 +172,7 @@ def test_the_curve_is_estimated_on_the_loudest_stretch_and_every_chunk_refined(p
 def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, fake: FakeSampler) -> None:
     y = clipped(1.0, TINY_RATE)[0]
     known = Distortion("wavefold", {"threshold": 0.01})
-    config = RestoreConfig(excerpt_seconds=0.2, **REFINED)
+    config = RestoreConfig(excerpt_seconds=0.2, **SPARSE)
     result = restore(y, TINY_RATE, prior, known=known, config=config)
     assert [call["y"].shape for call in fake.calls] == [(1, TINY_RATE // 5), (1, TINY_RATE)]
     assert result.audio.shape == y.shape
@@ -178,7 +181,7 @@ def test_an_excerpt_under_a_curve_that_falls_is_not_the_result(prior: Prior, fak
 def test_progress_ends_at_the_end_where_sampling_was_all(prior: Prior, fake: FakeSampler) -> None:
     steps: list[tuple[int, int]] = []
     known = Distortion("wavefold", {"threshold": 0.01})
-    config = RestoreConfig(**REFINED, sampler={"steps": 3})
+    config = RestoreConfig(**SPARSE, sampler={"steps": 3})
     restore(
         clipped(1.0, TINY_RATE)[0], TINY_RATE, prior, known=known, config=config, on_step=lambda *s: steps.append(s)
     )
@@ -272,7 +275,16 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     "rescaled": lambda: Rescaled(Distortion("soft_clip"), 0.5, -2.0),
     "table": lambda: TabulatedCurve(torch.tensor([-1.0, 1.0]), torch.tensor([-0.1, 0.1])),
 }
-FALLING = {"wavefold", "full_wave", "chain", "rescaled", "mlp"}  # the MLP's random start falls somewhere
+# The random start of the MLP falls somewhere.
+FALLING = {"wavefold", "full_wave", "triangle_fold", "sine_fold", "chain", "rescaled", "mlp"}
+    "wavefold",
+    "full_wave",
+    "triangle_fold",
+    "sine_fold",
+    "chain",
+    "rescaled",
+    "mlp",
+}  # the MLP's random start falls somewhere
 MEMORY = {"overdrive", "chain with memory"}
 
 
@@ -301,8 +313,9 @@ def test_a_strategy_is_for_an_operator_and_restores_or_is_not(
     work, at_level, y, x = quick_workspace(prior, OPERATORS[operator]())
     strategy = STRATEGIES[name].of(work, at_level, y, x if sampled else None)
     if strategy is None:
-        expected = not sampled if name == "none" else operator in FALLING | MEMORY
-        assert expected
+        falls = operator in FALLING | MEMORY
+        expected = {"none": not sampled, "sparse": falls, "branches": sampled or operator not in FALLING - MEMORY}
+        assert expected[name]
         return
     assert type(strategy) is STRATEGIES[name]
     assert strategy.operator.trainable() == []
@@ -314,9 +327,9 @@ def test_a_strategy_is_for_an_operator_and_restores_or_is_not(
     assert bool(restored.isfinite().all())
     assert len(done) == strategy.steps(work)
     assert strategy.evaluations(work, 5) == (7 if name == "sparse" else 5)
-    assert strategy.ready(work) == ([] if name == "sparse" else [0])
+    assert strategy.ready(work) == ([0] if name == "none" else [])
     # What is refined explains what was observed.
-    if name == "sparse" and operator != "quantize":  # at the edge of a step it may be the next one
+    if name != "none" and operator != "quantize":  # at the edge of a step it may be the next one
         assert rms(strategy.operator(restored) - y) < 0.3 * rms(y)
 
 
@@ -327,11 +340,13 @@ def test_every_sampled_operator_has_a_strategy(prior: Prior, name: str, operator
         prior, OPERATORS[operator](), refinement=QUICK["refinement"] | {"name": name}
     )
     found = choose_strategy(work, at_level, y, x)
-    assert type(found) is (PosteriorSampling if name == "none" or operator in FALLING | MEMORY else SparseRefinement)
+    folds = operator in FALLING - {"sine_fold"}  # which does not fold at the level of the tones
+    sparse = name in ("auto", "sparse") and not folds and operator not in MEMORY
+    assert type(found) is (SparseRefinement if sparse else PosteriorSampling)
 
 
-def test_a_known_operator_that_is_not_sampled_yet_is_left_to_sampling_unless_it_is_increasing(prior: Prior) -> None:
-    for operator, kind in (("hard_clip", SparseRefinement), ("wavefold", type(None)), ("overdrive", type(None))):
+def test_a_known_operator_that_is_not_sampled_yet_is_left_to_sampling_only_with_memory(prior: Prior) -> None:
+    for operator, kind in (("hard_clip", SparseRefinement), ("wavefold", FoldInversion), ("overdrive", type(None))):
         work, at_level, y, _ = quick_workspace(prior, OPERATORS[operator]())
         assert type(choose_strategy(work, at_level, y, None)) is kind
     work, at_level, y, _ = quick_workspace(prior, Distortion("hard_clip"), refinement={"name": "none"})
@@ -354,13 +369,15 @@ def test_a_refinement_without_a_polish_asks_the_network_nothing(prior: Prior) ->
 
 
 def test_allowed_strategies_end_with_posterior_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert allowed_strategies("auto") == [SparseRefinement, PosteriorSampling]
+    assert allowed_strategies("auto") == [SparseRefinement, FoldInversion, PosteriorSampling]
     assert allowed_strategies("sparse") == [SparseRefinement, PosteriorSampling]
     assert allowed_strategies("none") == [PosteriorSampling]
     monkeypatch.setitem(STRATEGIES, "delayed", Delayed)
-    assert allowed_strategies("auto") == [SparseRefinement, Delayed, PosteriorSampling]
+    assert allowed_strategies("auto") == [SparseRefinement, FoldInversion, Delayed, PosteriorSampling]
     assert allowed_strategies("delayed") == [Delayed, PosteriorSampling]
-    with pytest.raises(NldiffError, match=r"refinement\.name=dense: auto or one of sparse, none, delayed expected"):
+    with pytest.raises(
+        NldiffError, match=r"refinement\.name=dense: auto or one of sparse, branches, none, delayed expected"
+    ):
         allowed_strategies("dense")
 
 
@@ -393,7 +410,7 @@ class Delayed(Strategy):
         ("delayed", "wavefold", True),
         ("delayed", "overdrive", False),
         ("auto", "hard_clip", False),
-        ("auto", "wavefold", True),
+        ("auto", "wavefold", False),
         ("auto", "overdrive", False),
         ("sparse", "wavefold", False),
         ("none", "wavefold", False),
@@ -413,7 +430,7 @@ def test_a_new_strategy_is_one_class_and_one_entry(
     delayed = np.roll(y, 7) * rms(result.audio) / rms(y)
     assert np.allclose(np.abs(result.audio), np.abs(delayed), atol=1e-6) == used
     assert result.fit.restored_band_hz == (
-        TINY_RATE if used or (name, known) == ("auto", "hard_clip") else TINY_RATE / 2
+        TINY_RATE if used or (name == "auto" and known != "overdrive") else TINY_RATE / 2
     )
     assert steps[-1][0] == steps[-1][1]
 
