@@ -8,10 +8,10 @@ with one short filter for all of the signal, then with filters fitted to what wa
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_toeplitz
+from scipy.ndimage import uniform_filter1d
 
 from nldiff.errors import NldiffError, require
 from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
@@ -124,43 +124,57 @@ def select_branches(
     Returns:
         Clean values, in intervals the likeliest ones, and branches, [time] each.
     """
-    from nldiff.restoration import viterbi  # numba takes its time
-
-    search: Any = viterbi.search  # compiled, of no static type
-    merge: Any = viterbi.merge
-
-    low, high = candidates.low, candidates.high
     power = float(np.mean(observed**2))
     slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
     amplified = noise / slope**2
-    predictor = _whole(observed, settings.start_order)
+    predictor, frame = _whole(observed, settings.start_order), round(settings.frame_seconds * sample_rate)
     found = np.zeros(0, np.int8)
     for i in range(settings.rounds + 1):
         weight = settings.loudness_cost / power * (settings.later_loudness if i else 1)
-        order = predictor.filters.shape[1]
-        ahead = predictor.variances[predictor.frames]
-        both = []
-        for direction in (1, -1):
-            expected = ahead[::direction].copy()
-            expected[:order] = power  # the samples before are not known
-            inputs = (low[::direction], high[::direction], amplified[::direction] + expected[:, None])
-            frames = predictor.frames[::direction]
-            labels = search(
-                *map(np.ascontiguousarray, (*inputs, predictor.filters, frames)),
-                weight,
-                settings.memory,
-                settings.survivors,
-                settings.beam,
-            )
-            both.append(labels[::direction].copy())
-        ahead[:order] = power
-        x = merge(*both, low, high, amplified + ahead[:, None], predictor.filters, predictor.frames, weight)
-        if np.array_equal(found, both[0]):
+        x, labels = _searched(candidates, amplified, predictor, power, weight, settings)
+        if np.array_equal(found, labels):
             break
-        found = both[0]
+        found = labels
         order = settings.order if i else settings.second_order
-        predictor = _robust(_framewise(x, order, round(settings.frame_seconds * sample_rate)), x)
+        predictor = _robust(_framewise(x, order, frame), x)
     return x, found
+
+
+def _searched(
+    candidates: Candidates,
+    noise: np.ndarray,
+    predictor: Predictor,
+    power: float,
+    weight: float,
+    settings: BranchSettings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search forwards and backwards, and keep the better: clean values and branches, [time] each.
+
+    Args:
+        candidates: see `select_branches`.
+        noise: its variance in the clean values, [time, pieces].
+        predictor: of the clean signal.
+        power: of the observation, the variance of samples of which those before are not known.
+        weight: cost of the squared clean value.
+        settings: of the search.
+    """
+    from nldiff.restoration.viterbi import merge, search  # numba takes its time
+
+    ahead, order = predictor.variances[predictor.frames], predictor.filters.shape[1]
+    both = []
+    for direction in (1, -1):
+        expected = ahead[::direction].copy()
+        expected[:order] = power
+        low, high = (np.ascontiguousarray(ends[::direction]) for ends in (candidates.low, candidates.high))
+        frames = np.ascontiguousarray(predictor.frames[::direction])
+        spread = noise[::direction] + expected[:, None]
+        limits = settings.memory, settings.survivors, settings.beam
+        labels = search(low, high, spread, predictor.filters, frames, weight, *limits)
+        both.append(labels[::direction].copy())
+    ahead[:order] = power
+    spread = noise + ahead[:, None]
+    x = merge(both[0], both[1], candidates.low, candidates.high, spread, predictor.filters, predictor.frames, weight)
+    return x, both[0]
 
 
 def predictability(x: np.ndarray, sample_rate: int, settings: BranchSettings) -> float:
@@ -171,8 +185,7 @@ def predictability(x: np.ndarray, sample_rate: int, settings: BranchSettings) ->
 
 def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
     """One filter for a folded signal: its kinks are rare, and count little in a regression with heavy tails."""
-    smooth = np.ones(1 + 128 * order) / (1 + 128 * order)
-    level = np.sqrt(np.convolve(y**2, smooth, "same") + 1e-6 * np.mean(y**2))[order:]
+    level = np.sqrt(uniform_filter1d(y**2, 128 * order, mode="constant") + 1e-6 * np.mean(y**2))[order:]
     rows = np.lib.stride_tricks.sliding_window_view(y, order + 1)[:, ::-1] / level[:, None]  # the newest first
     weights = np.ones(len(rows))
     for _ in range(iterations):

@@ -203,8 +203,7 @@ def plateau_share(observed: Tensor, settings: EvidenceSettings = DEFAULTS) -> fl
     edge = settings.plateau_edge * (y.max() - y.min())
     if not edge > _SILENT**0.5 * np.abs(y).max():
         return 0.0
-    depths = (y.max() - y, y - y.min())
-    excess = [np.mean(depth < edge) - np.mean((depth >= edge) & (depth < 2 * edge)) for depth in depths]
+    excess = [np.mean(d < edge) - np.mean((d >= edge) & (d < 2 * edge)) for d in (y.max() - y, y - y.min())]
     return float(np.maximum(excess, 0).sum())
 
 

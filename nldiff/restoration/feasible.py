@@ -30,22 +30,3 @@ class Intervals(FeasibleSet):
     def project(self, x: Tensor) -> Tensor:
         """Move every sample of `x` [batch, time] to the nearest value of its interval."""
         return torch.clamp(x, self.low, self.high)
-
-
-@dataclass(frozen=True)
-class Unions(FeasibleSet):
-    """A union of intervals for every sample, one per monotone piece of a curve; some of them may be empty.
-
-    Attributes:
-        low: smallest value of every interval [batch, time, pieces]; NaN for an empty one.
-        high: largest value, same shape, not below `low`. Every sample has an interval that is not empty.
-    """
-
-    low: Tensor
-    high: Tensor
-
-    def project(self, x: Tensor) -> Tensor:
-        """Move samples of `x` [batch, time] to the nearest values of their intervals; of two, to the first."""
-        nearest = torch.clamp(x[..., None], self.low, self.high)
-        distance = (nearest - x[..., None]).abs().nan_to_num(nan=torch.inf)
-        return nearest.gather(-1, distance.argmin(-1, keepdim=True))[..., 0]

@@ -20,7 +20,7 @@ from nldiff.restoration.workspace import Workspace
 class FoldInversion(Strategy):
     """For known curves that are not increasing: the most predictable signal that the curve maps to the observed one.
 
-    An even curve leaves the sign open; the result has either.
+    Not for even curves: of whole notes they leave the sign open, which predictability does not tell.
     """
 
     curve: PiecewiseCurve
@@ -32,7 +32,7 @@ class FoldInversion(Strategy):
         if x is not None or operator.context:
             return None
         limit = work.settings.curve.largest_rms * work.prior.sigma_data
-        if known_increasing(operator, limit, y, work.settings.curve):
+        if known_increasing(operator, limit, y, work.settings.curve) or _even(operator, limit):
             return None
         return cls(operator, piecewise(operator, limit))
 
@@ -42,3 +42,9 @@ class FoldInversion(Strategy):
         found = [invert(self.curve, item, rate, settings) for item in y.cpu().double().numpy()]
         on_step()
         return torch.stack([torch.from_numpy(x) for x in found]).to(y.dtype).to(y.device)
+
+
+def _even(operator: Operator, limit: float) -> bool:
+    """Whether a curve makes the same of a value and of its negative."""
+    inputs = torch.linspace(0, limit, 1001)
+    return torch.allclose(operator.static(inputs), operator.static(-inputs))

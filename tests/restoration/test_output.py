@@ -31,8 +31,8 @@ from nldiff.sound.recording import Recording
 SIGNAL_METHODS = [name for name, method in METHODS.items() if not method.uses_prior]
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
-    "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost", "verdict",
-    "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz",
+    "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
+    "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz", "verdict",
     "method", "weights", "curve_range",
 }  # fmt: skip
 

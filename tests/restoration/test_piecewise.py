@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Chain, Distortion, Operator, TabulatedCurve
-from nldiff.restoration.feasible import Unions
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 
 FOLDERS: list[tuple[Operator, list[float]]] = [
@@ -91,29 +90,3 @@ def test_pieces_of_any_table_cover_it(seed: int) -> None:
 def test_rows_that_rise_and_fall_are_refused() -> None:
     with pytest.raises(NldiffError, match="monotone rows"):
         PiecewiseCurve(np.arange(3.0)[None], np.array([[0.0, 1.0, 0.5]]))
-
-
-def test_unions_project_to_the_nearest_interval_by_hand() -> None:
-    nan = math.nan
-    low = torch.tensor([[[-1.0, 0.5, nan], [nan, nan, 2.0], [-1.0, 1.0, nan]]])
-    high = torch.tensor([[[-1.0, 0.7, nan], [nan, nan, 2.0], [-1.0, 1.0, nan]]])
-    x = torch.tensor([[0.0, -5.0, 0.0]])
-    assert Unions(low, high).project(x).tolist() == [[0.5, 2.0, -1.0]]
-    assert Unions(low, high).project(torch.tensor([[0.6, 2.0, 3.0]])).tolist() == [[pytest.approx(0.6), 2.0, 1.0]]
-
-
-@given(st.integers(0, 10**6))
-def test_unions_project_as_trying_every_interval_does(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    ends = np.sort(random.normal(size=(2, 7, 4, 2)), axis=-1)
-    ends[random.random((2, 7, 4)) < 0.4] = np.nan
-    ends[:, :, 1] = np.sort(random.normal(size=(2, 7, 2)), axis=-1)  # never all of them empty
-    x = random.normal(size=(2, 7))
-    expected = np.empty_like(x)
-    for i in np.ndindex(*x.shape):
-        options = [min(max(x[i], low), high) for low, high in ends[i] if not np.isnan(low)]
-        expected[i] = min(options, key=lambda value: abs(value - x[i]))
-    low, high = torch.from_numpy(ends[..., 0]), torch.from_numpy(ends[..., 1])
-    projected = Unions(low, high).project(torch.from_numpy(x))
-    np.testing.assert_allclose(projected.numpy(), expected, atol=1e-15)
-    assert torch.equal(Unions(low, high).project(projected), projected)
