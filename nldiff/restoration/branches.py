@@ -177,12 +177,6 @@ def _searched(
     return x, both[0]
 
 
-def predictability(x: np.ndarray, sample_rate: int, settings: BranchSettings) -> float:
-    """Mean logarithm of what cannot be predicted, as a fraction of the power; less for more predictable signals."""
-    frame = round(settings.frame_seconds * sample_rate)
-    return float(np.mean(np.log(_framewise(x, settings.order, frame).variances)) - np.log(np.mean(x**2)))
-
-
 def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
     """One filter for a folded signal: its kinks are rare, and count little in a regression with heavy tails."""
     level = np.sqrt(uniform_filter1d(y**2, 128 * order, mode="constant") + 1e-6 * np.mean(y**2))[order:]

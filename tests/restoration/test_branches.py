@@ -5,7 +5,7 @@ from helpers import plucked
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion, Operator, TabulatedCurve
-from nldiff.restoration.branches import BranchSettings, invert, predictability, select_branches
+from nldiff.restoration.branches import BranchSettings, invert, select_branches
 from nldiff.restoration.piecewise import Candidates, piecewise
 
 RATE = 16000
@@ -96,13 +96,6 @@ def test_intervals_are_filled_with_what_is_predicted() -> None:
     slope = (x < 0.09).astype(float)[:, None]
     found, _ = select_branches(x.clip(max=0.09), Candidates(low, high, slope), 0.0, RATE, BranchSettings())
     assert si_sdr(x, found) > si_sdr(x, x.clip(max=0.09)) + 10
-
-
-def test_predictable_signals_are_told_from_folded_ones_whatever_their_level() -> None:
-    x, settings = strings(6), BranchSettings()
-    folded = Distortion("wavefold", {"threshold": 0.1})(torch.from_numpy(x)).numpy()
-    assert predictability(x, RATE, settings) < predictability(folded, RATE, settings) - 1
-    assert predictability(7 * x, RATE, settings) == pytest.approx(predictability(x, RATE, settings))
 
 
 def test_settings_are_validated() -> None:
