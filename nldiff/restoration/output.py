@@ -168,8 +168,8 @@ def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     if verdict is None:
         return None
-    judgement = dataclasses.asdict(verdict.judgement) | {"confidence": verdict.judgement.confidence}
-    return {"finding": verdict.finding, "warnings": verdict.warnings, "judgement": judgement}
+    confidence = {"confidence": verdict.judgement.confidence} if verdict.judgement else {}
+    return dataclasses.asdict(verdict) | {"margin": verdict.margin, "warnings": verdict.warnings} | confidence
 
 
 def _json_values(value: Any) -> Any:
