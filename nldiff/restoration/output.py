@@ -4,9 +4,7 @@ import csv
 import dataclasses
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from nldiff.restoration.result import Fit, settle, versions
 from nldiff.restoration.scoring import check_scores, scores
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.sound.recording import Recording
+from nldiff.writing import replace_together, scratch_folder
 
 _CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000
@@ -88,6 +87,8 @@ def restore_file(
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
     with scratch_folder(folder) as scratch:
         _require_files(results)
+        for path in results:
+            (scratch / path.name).touch()  # a name that the disk refuses is reported before the work
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
             fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
@@ -95,8 +96,7 @@ def restore_file(
         report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
         text = json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n"
         (scratch / results[-1].name).write_text(text, encoding="utf-8")
-        for path in results:
-            (scratch / path.name).replace(path)
+        replace_together([scratch / path.name for path in results], folder)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
@@ -179,28 +179,6 @@ def _json_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json_values(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Hidden folder in `folder` that goes away with everything left in it.
-
-    `folder` is created if needed; if nothing is left in it, it goes away again.
-
-    Raises:
-        NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
-    """
-    created = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
-            yield Path(scratch)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
-    finally:
-        if created:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> float:
