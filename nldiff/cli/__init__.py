@@ -5,17 +5,18 @@ for PyTorch. May import everything; only `nldiff.__main__` and scripts import it
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from nldiff.cli.terminal import complain, lasting_streams
 from nldiff.errors import NldiffError
+from nldiff.interrupts import Ended, cleaned_up
 from nldiff.version import __version__
 
-_FAILED, _INTERRUPTED = 1, 130
+_FAILED, _INTERRUPTED, _ENDED = 1, 130, 128
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted.
+    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP.
 
     Raises:
         SystemExit: after help and version (code 0) and for wrong usage (code 2).
@@ -76,23 +77,25 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     Returns:
         The exit code, as `main`.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text in any encoding
     # Idle threads of GNU OpenMP spin for milliseconds. If another program runs too, they take the processor from the
     # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     command = COMMANDS[name]
-    module = import_module(command.module)
-    parser = argparse.ArgumentParser(prog=prog, description=command.purpose, allow_abbrev=False)
-    module.add_arguments(parser)
-    options = (parser.parse_intermixed_args if command.intermixed else parser.parse_args)(arguments)
-    try:
-        return module.run(options)
-    except (NldiffError, OSError) as error:  # messages of the system name the file too
-        print(f"error: {error}", file=sys.stderr)
-        return _FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    with lasting_streams():
+        try:
+            with cleaned_up():
+                module = import_module(command.module)
+                parser = argparse.ArgumentParser(prog=prog, description=command.purpose, allow_abbrev=False)
+                module.add_arguments(parser)
+                options = (parser.parse_intermixed_args if command.intermixed else parser.parse_args)(arguments)
+                return module.run(options)
+        except (NldiffError, OSError) as error:  # messages of the system name the file too
+            complain("error", error)
+            return _FAILED
+        except Ended as end:
+            print(f"ended by {end}", file=sys.stderr)
+            return _ENDED + end.number
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _INTERRUPTED

@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nldiff.cli.bars import resume_bar
+from nldiff.cli.terminal import complain, one_line
 from nldiff.evaluation import evaluate, load_experiment
 
 
@@ -37,11 +38,11 @@ def run(options: argparse.Namespace) -> int:
 
         def warn(message: str) -> None:
             if talks:
-                tqdm.write(f"warning: {message}", file=sys.stderr)
+                tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
 
         outcome = evaluate(config, folder, on_progress, warn)
     if outcome and outcome.failed:
-        print(f"warning: {outcome.failed} of {outcome.cells} cells failed: see summary.md", file=sys.stderr)
+        complain("warning", f"{outcome.failed} of {outcome.cells} cells failed: see summary.md")
     if outcome and not options.quiet:
-        print(folder / "summary.md")
+        print(one_line(folder / "summary.md"))
     return 0

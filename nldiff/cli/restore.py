@@ -1,7 +1,7 @@
 """`nldiff restore` and `infer.py`."""
 
 import argparse
-import sys
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nldiff import sound
 from nldiff.cli.summary import summary
+from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
@@ -18,8 +19,9 @@ from nldiff.operators import DISTORTIONS, WAVESHAPERS, Operator, Recipe, parse_o
 from nldiff.priors import SHIPPED, Prior
 from nldiff.priors.choice import load_candidates
 from nldiff.restoration.methods import METHODS, Method, find_method
-from nldiff.restoration.output import restore_file, scratch_folder
+from nldiff.restoration.output import restore_file
 from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+from nldiff.writing import scratch_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Restore every input. A bad one is reported, and the others are restored all the same."""
     known = parse_operator(options.known).build(None) if options.known else None
     distort = parse_operator(options.distort) if options.distort else None
-    overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
+    overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
     paths = sound.find_audio([text for text in options.inputs if text not in overrides])
     if not paths:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
@@ -81,8 +83,7 @@ def run(options: argparse.Namespace) -> int:
             for number in range(options.samples):
                 _restore_one(path, options, config, number, priors, known, distort, method)
         except NldiffError as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            print(f"error: {message}", file=sys.stderr)
+            complain("error", error if str(path) in str(error) else f"{path}: {error}")
             failed = 1
     return failed
 
@@ -146,7 +147,9 @@ def _restore_one(
     config = replace(config, seed=config.seed + number)
     stem = _stem(path, options, number)
     # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(desc=stem, unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
+    with tqdm(
+        desc=one_line(stem), unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True
+    ) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
@@ -157,6 +160,6 @@ def _restore_one(
             method=method, weights=options.weights, on_step=on_step,
         )  # fmt: skip
     for warning in (outputs.report["verdict"] or {}).get("warnings", ()):
-        print(f"warning: {path}: {warning}", file=sys.stderr)
+        complain("warning", f"{path}: {warning}")
     if not options.quiet:
         print(summary(path, outputs))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nldiff.cli.terminal import one_line
 from nldiff.restoration.output import Outputs
 
 
@@ -34,7 +35,7 @@ def summary(path: Path, outputs: Outputs) -> str:
         band += "; above it, " + {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
     pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
     lines = [
-        f"{path.name} -> {outputs.audio}",
+        one_line(f"{path.name} -> {outputs.audio}"),
         *(f"  {line}" for line in work),
         f"  {band}",
         f"  curve (restored -> observed): {pairs}",

@@ -5,7 +5,6 @@ nothing of models, methods and of how experiments run.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from nldiff.figures.plots import save_figure
 from nldiff.metrics.loudness import loudness, normalise_loudness
 from nldiff.metrics.packages import import_package
 from nldiff.version import __version__
+from nldiff.writing import replace_folder, scratch_folder
 
 _NAMES = {run_folder.OBSERVED: "distorted", run_folder.CLEAN: "target"}
 _MARK = '<meta name="generator" content="nldiff'
@@ -106,27 +106,19 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder as the page, so that the page is replaced completely or not at all.
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-") as scratch:
-            page = Path(scratch, "page")
-            page.mkdir()
-            sections = [
-                _section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)
-            ]
-            text = environment.get_template("page.html").render(
-                title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
-            )
-            (page / "index.html").write_text(text, encoding="utf-8")
-            for name in ("page.css", "page.js"):
-                source = environment.loader.get_source(environment, name)[0]
-                (page / name).write_text(source, encoding="utf-8")
-            if out.exists():
-                out.rename(Path(scratch, "earlier"))
-            page.rename(out)
-    except (OSError, sf.SoundFileError) as error:
-        raise NldiffError(f"{out} cannot be written: {error}") from error
+    # In the same folder as the page, so that the page is replaced completely or not at all.
+    with scratch_folder(out.parent) as scratch:
+        page = scratch / "page"
+        page.mkdir()
+        sections = [_section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
+        text = environment.get_template("page.html").render(
+            title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
+        )
+        (page / "index.html").write_text(text, encoding="utf-8")
+        for name in ("page.css", "page.js"):
+            source = environment.loader.get_source(environment, name)[0]
+            (page / name).write_text(source, encoding="utf-8")
+        replace_folder(page, out)
     return out / "index.html"
 
 

@@ -1,9 +1,6 @@
 """Restoring files: streaming in and out, and the four results of every input."""
 
 import dataclasses
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +23,7 @@ from nldiff.restoration.result import Fit, settle, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
 from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
-from nldiff.writing import write_json
+from nldiff.writing import replace_together, scratch_folder, write_json
 
 _PICTURE_SAMPLES = 1_000_000
 _SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
@@ -84,14 +81,15 @@ def restore_file(
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
     with scratch_folder(folder) as scratch:
         _require_files(results)
+        for path in results:
+            (scratch / path.name).touch()  # a name that the disk refuses is reported before the work
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
             fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
         report = _report(source, job, fit) | {"method": chosen.name}
         report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
         write_json(scratch / results[-1].name, report)
-        for path in results:
-            (scratch / path.name).replace(path)
+        replace_together([scratch / path.name for path in results], folder)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
@@ -147,28 +145,6 @@ def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
         "versions": versions(),
         **fit.values(),
     }
-
-
-@contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Hidden folder in `folder` that goes away with everything left in it.
-
-    `folder` is created if needed; if nothing is left in it, it goes away again.
-
-    Raises:
-        NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
-    """
-    created = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
-            yield Path(scratch)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
-    finally:
-        if created:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> float:
