@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nldiff import sound
-from nldiff.cli.summary import summary
+from nldiff.cli.summary import channel_names, summary
 from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -20,7 +20,7 @@ from nldiff.priors import SHIPPED, Prior
 from nldiff.priors.choice import load_candidates
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import restore_file
-from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.settings import LEVELS, RestoreConfig, check_config, resolve_settings
 from nldiff.writing import scratch_folder
 
 
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
     add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
+    add(
+        "--level",
+        choices=LEVELS,
+        help="of the result: unity leaves what was not distorted where it is; auto is the same, lowered so that peaks "
+        "stay below full scale; rms and peak are those of INPUT (default: auto)",
+    )
     add("--device", help="auto, cpu, cuda or mps (default: auto)")
     add(
         "--known",
@@ -108,7 +114,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
     """Change the settings that have an option of their own; the option wins."""
-    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device", "level")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     if options.force:

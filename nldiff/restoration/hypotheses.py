@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
@@ -41,8 +42,15 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         yield from SparseRefinement.plain(work, y)
 
 
+def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    if SparseRefinement in allowed_strategies(work.settings.refinement.name):
+        curve = bent_curve(y, work.recording.sample_rate, work.settings.bent, work.settings.curve)
+        yield SparseRefinement.told(work, curve.table, curve, y)
+
+
 HYPOTHESES: dict[str, Propose] = {
     "clipped": _clipped,
+    "bent": _bent,
 }
 """By name, the cheapest first."""
 

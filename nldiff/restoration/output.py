@@ -1,6 +1,8 @@
 """Restoring files: streaming in and out, and the four results of every input."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +17,14 @@ from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import Operator, Recipe
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.inputs import KnownOperator, PriorLike, checked_operator, loaded_priors
-from nldiff.restoration.job import Job, OnStep
+from nldiff.restoration.job import Emit, Job, OnStep
+from nldiff.restoration.levels import Settled, settle
 from nldiff.restoration.methods import Method, find_method
-from nldiff.restoration.pipeline import run_method
-from nldiff.restoration.result import Fit, settle, shown_range, versions
+from nldiff.restoration.parts import Part
+from nldiff.restoration.pipeline import run_parts
+from nldiff.restoration.result import main_part, part_values, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
 from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
@@ -83,30 +88,56 @@ def restore_file(
         _require_files(results)
         for path in results:
             (scratch / path.name).touch()  # a name that the disk refuses is reported before the work
-        raw = scratch / "raw.wav"
-        with _create_audio(raw, recording, "RF64") as file:
-            fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
-        report = _report(source, job, fit) | {"method": chosen.name}
-        report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
+        fits, raws = _restored_parts(chosen, job, scratch, on_step)
+        parts = settle(fits, recording, [partial(_read, raw) for raw in raws], config.level)
+        report = _report(source, job) | part_values(parts) | {"method": chosen.name}
+        report |= _write_results([scratch / path.name for path in results], raws, job, parts, truth)
         write_json(scratch / results[-1].name, report)
         replace_together([scratch / path.name for path in results], folder)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
-def _write_results(paths: list[Path], raw: Path, job: Job, fit: Fit, truth: Operator | None) -> dict[str, Any]:
+def _restored_parts(
+    method: Method, job: Job, scratch: Path, on_step: OnStep
+) -> tuple[list[tuple[Part, Fit]], list[Path]]:
+    """The parts of a recording, and files of what the method emitted for them."""
+    raws = []
+
+    @contextmanager
+    def writer(number: int, part: Part) -> Iterator[Emit]:
+        raws.append(scratch / f"raw{number}.wav")
+        with _create_audio(raws[number], part.of(job.recording), "RF64") as file:
+            yield lambda block: file.write(block.T)
+
+    return run_parts(method, job, writer, on_step), raws
+
+
+def _write_results(
+    paths: list[Path], raws: list[Path], job: Job, parts: list[Settled], truth: Operator | None
+) -> dict[str, Any]:
     """Write audio, table and picture from what the method emitted; returns what the report says of them."""
     audio, table, picture, _ = paths
-    recording = job.recording
-    gain, function, explained_db = settle(fit, recording, partial(_read, raw))
-    curve = Curve.from_function(function, _write_scaled(raw, audio, recording, gain))
+    recording, main = job.recording, main_part(parts)
+    peak = _write_audio(raws, audio, recording, parts)
+    curve = Curve.from_function(main.curve, peak)
     curve.save(table)
     samples = _some_samples(audio, recording)
-    plots.save_figure(curve.plot(samples), picture)
-    report = {"curve_range": shown_range(samples), "restored": audio.name, "explained_db": explained_db, "gain": gain}
+    if len(parts) == 1:
+        figure = curve.plot(samples)
+    else:
+        named = {_channels(part): part.curve(curve.inputs) for part in parts[: len(plots.STYLES)]}
+        figure = plots.plot_curves(named, curve.inputs, title="Estimated transfer curves")
+    plots.save_figure(figure, picture)
+    report = {"curve_range": shown_range(samples), "restored": audio.name}
     if job.clean is None or truth is None:
         return report
     restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
     return report | {"distortion": str(truth), "scores": scores(job.clean, observed, restored, truth, curve)}
+
+
+def _channels(part: Settled) -> str:
+    numbers = [str(channel + 1) for channel in part.part.channels]
+    return f"channel{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def _require_files(results: list[Path]) -> None:
@@ -133,7 +164,7 @@ def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operato
     return Recording.from_array(observed, recording.sample_rate, str(source)), truth, clean
 
 
-def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
+def _report(source: Path, job: Job) -> dict[str, Any]:
     return {
         "input": source.name,
         "sample_rate": job.recording.sample_rate,
@@ -143,16 +174,17 @@ def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
         "config": dataclasses.asdict(job.config),
         "seed": job.config.seed,
         "versions": versions(),
-        **fit.values(),
     }
 
 
-def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> float:
-    """Write `gain` times the samples of one file to another; returns the peak."""
+def _write_audio(raws: list[Path], audio: Path, recording: Recording, parts: list[Settled]) -> float:
+    """Write the parts in the units of the recording to one file; returns the peak."""
     peak = 0.0
     with _create_audio(audio, recording, "WAV") as file:
         for start, frames in recording.blocks():
-            block = _read(raw, start, frames) * gain
+            block = np.empty((recording.channels, frames), np.float32)
+            for part, raw in zip(parts, raws, strict=True):
+                block[list(part.part.channels)] = part.place(_read(raw, start, frames))
             peak = max(peak, float(np.abs(block).max()))
             file.write(block.T)
     return peak

@@ -13,6 +13,7 @@ from nldiff.errors import NldiffError, require
 from nldiff.operators import Waveshaper, make_waveshaper
 from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
+from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.measures import EvidenceSettings
@@ -20,6 +21,14 @@ from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
 from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerSettings
 from nldiff.sampling.start import STARTS
+
+LEVELS = ("auto", "unity", "rms", "peak")
+"""Rules for the level of a result.
+
+unity: what was not distorted keeps its level: slope 1 where the curve is straight. auto: the same, or all of the result
+lowered so that its peaks stay below full scale. rms: the RMS of the recording, constants aside, lowered like auto.
+peak: the highest sample of the recording, constants aside.
+"""
 
 
 @dataclass
@@ -31,8 +40,9 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches: fields in these groups of `Settings`
-            that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, bent: fields in these groups of
+            `Settings` that differ from what the prior recommends.
+        level: of the result, one of `LEVELS`.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -58,6 +68,8 @@ class RestoreConfig:
     polish: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
+    bent: dict[str, Any] = field(default_factory=dict)
+    level: str = "auto"
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -88,6 +100,7 @@ class Settings:
     polish: PolishSettings = field(default_factory=PolishSettings)
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
+    bent: BentSettings = field(default_factory=BentSettings)
 
     @property
     def refines(self) -> bool:
@@ -111,6 +124,8 @@ def check_config(config: RestoreConfig) -> None:
         )
     if config.above_band not in ("drop", "keep"):
         raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
+    if config.level not in LEVELS:
+        raise NldiffError(f"level={config.level}: one of {', '.join(LEVELS)} expected")
     if config.warm_start not in STARTS:
         raise NldiffError(f"warm_start={config.warm_start}: {' or '.join(STARTS)} expected")
     configured_waveshaper(config)

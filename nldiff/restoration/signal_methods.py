@@ -21,8 +21,8 @@ from nldiff.baselines.saved import Baseline, load_baseline
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion, Operator
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.result import Fit
 from nldiff.sound.chunks import chunk_starts, joined
 
 CLIPPERS = ("hard_clip", "asymmetric_clip", "amplified_clip")

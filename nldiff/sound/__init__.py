@@ -17,5 +17,5 @@ from nldiff.sound.files import (
     sound_path,
     write_wav,
 )
-from nldiff.sound.levels import match_level, rms
+from nldiff.sound.levels import rms
 from nldiff.sound.rates import above_band, from_rate, resample

@@ -126,8 +126,8 @@ def check_observation(path: str | Path) -> AudioInfo:
     """Validate that a whole file, which is read in blocks, can be restored.
 
     Raises:
-        NldiffError: as `read`; also for a file that is silent (peak below -120 dBFS), constant, shorter than
-            0.1 s or has more than two channels.
+        NldiffError: as `read`; also for a file that is silent (peak below -120 dBFS), constant or shorter
+            than 0.1 s.
     """
     with _open(path) as file:
         blocks = (
@@ -151,8 +151,6 @@ def check_samples(samples: NDArray[np.float32], sample_rate: int, name: str) -> 
 
 def _check_blocks(name: str, channels: int, rate: int, frames: int, blocks: Iterable[NDArray[np.float32]]) -> None:
     """Raise for a recording in blocks `[channels, n]` that cannot be restored."""
-    if channels > 2:
-        raise NldiffError(f"{name} has {channels} channels: mono or stereo expected")
     if frames < MIN_SECONDS * rate:
         raise NldiffError(f"{name} is too short: {frames} samples at {rate} Hz, at least {MIN_SECONDS} s expected")
     low = np.full(channels, np.inf)

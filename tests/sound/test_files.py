@@ -319,13 +319,6 @@ def test_rms() -> None:
     assert sound.rms(np.zeros((2, 0), np.float32)) == 0.0
 
 
-def test_match_level_by_hand() -> None:
-    assert sound.match_level(0.5, 0.8, 0.25) == pytest.approx(0.5)
-    assert sound.match_level(0.1, 0.4, 10.0) == pytest.approx(0.999 / 0.4)
-    assert sound.match_level(0.1, 0.4, 10.0, ceiling=0.5) == pytest.approx(1.25)
-    assert sound.match_level(0.0, 0.0, 0.1) == 1.0
-
-
 # ------------------------------------------------------------ writing
 
 
