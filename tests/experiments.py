@@ -17,7 +17,7 @@ from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.result import Fit
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "nldiff" / "configs" / "eval").glob("*.yaml"))
 RATE = 16000
 Row = dict[str, str]
 

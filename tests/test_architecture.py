@@ -31,8 +31,8 @@ LAYERS = {
     "baselines figures curves",
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors writing devices config sound priors operators metrics baselines figures restoration",
-    "report": "errors version sound metrics figures",
-    "cli": "errors version devices config sound priors operators restoration training evaluation report",
+    "report": "errors version writing sound metrics figures",
+    "cli": "errors version writing devices config sound priors operators curves restoration training evaluation report",
     "__main__": "cli",
     "__init__": "errors version priors operators curves restoration",
 }

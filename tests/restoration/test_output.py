@@ -33,7 +33,7 @@ SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
     "network_evaluations", "seconds", "restored", "explained_db", "gain", "prior_scores", "restored_band_hz", "verdict",
-    "method", "weights", "curve_range",
+    "method", "weights", "curve_range", "format", "clipped_samples",
 }  # fmt: skip
 
 
