@@ -97,7 +97,8 @@ LABEL = b"adtl" + chunk(b"labl", struct.pack("<I", 1) + b"verse\0")
 
 def broadcast_wave(path: Path) -> Path:
     sf.write(path, np.zeros(801), RATE, subtype="PCM_U8")  # an odd number of bytes
-    body = path.read_bytes()[12:] + b"\0"
+    body = path.read_bytes()[12:]
+    body += b"\0" * (len(body) % 2)
     body = chunk(b"bext", BEXT) + body + chunk(b"cue ", CUE) + chunk(b"LIST", LABEL) + chunk(b"junk", b"123")
     path.write_bytes(b"RIFF" + struct.pack("<I", len(body) + 4) + b"WAVE" + body)
     return path
