@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     curve = Curve.load(options.curve)
     with messages(options.verbose), scratch_files() as scratch:
         form = chosen_format(options)
-        sources = find_sources(options.inputs, scratch)
+        sources = find_sources(options.inputs, scratch, ".distorted")
         destinations = plan_destinations(sources, options.output, scratch)
         results = [to.folder / _name(to, form) for to in destinations]
         refuse_overwriting(results, sources)

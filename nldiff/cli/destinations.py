@@ -15,7 +15,6 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 
 PIPE = "-"
-_RESULT_MARKS = (".restored", ".distorted")
 # How containers that libsndfile does not read begin: (offset, bytes, end of a name for ffmpeg).
 _SIGNATURES = ((4, b"ftyp", ".m4a"), (0, b"\x1a\x45\xdf\xa3", ".mkv"))
 
@@ -69,10 +68,10 @@ def chosen_format(options: argparse.Namespace) -> sound.AudioFormat:
     return sound.AudioFormat(container, options.bits or ("24" if container == "flac" else "32f"))
 
 
-def find_sources(inputs: Sequence[str], scratch: Path) -> list[Source]:
+def find_sources(inputs: Sequence[str], scratch: Path, mark: str) -> list[Source]:
     """The files of inputs: files, folders and - for standard input, which is kept in `scratch`.
 
-    In folders, results of earlier runs are left out.
+    In folders, results of earlier runs, whose stems end with `mark`, are left out.
 
     Raises:
         NldiffError: an input does not exist, or a folder holds no audio file.
@@ -87,7 +86,7 @@ def find_sources(inputs: Sequence[str], scratch: Path) -> list[Source]:
         given = Path(text)
         for path in sound.find_audio([given], suffixes):
             inside = path != given
-            if not (inside and Path(path.stem).suffix in _RESULT_MARKS):
+            if not (inside and path.stem.endswith(mark)):
                 sources.setdefault(
                     path, Source(path, path.relative_to(given) if inside else Path(path.name), str(path))
                 )

@@ -90,7 +90,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     audio_format = chosen_format(options)
-    sources = find_sources([text for text in options.inputs if text not in overrides], scratch)
+    sources = find_sources([text for text in options.inputs if text not in overrides], scratch, ".restored")
     if not sources:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     runs = _runs(sources, plan_destinations(sources, options.output, scratch), options, audio_format)
