@@ -13,7 +13,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxp
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-survey lint format notebook clean
+.PHONY: help demo test test-slow test-survey lint format notebook docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -44,6 +44,9 @@ format: $(VENV)/.installed-dev ## sort imports and format the code
 notebook: $(VENV)/.installed-dev ## execute the notebooks and keep their output
 	$(BIN)/jupyter-execute --inplace $(NOTEBOOKS)
 
+docs: $(VENV)/.installed-docs ## build the documentation into out/site; warnings are errors
+	$(BIN)/mkdocs build --strict
+
 clean: ## remove the environment, the demo's output, build folders and caches
 	rm -rf $(VENV) $(DEMO_OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -68,3 +71,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing nldiff and its development tools into $(VENV) (minutes the first time)"
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(INSTALL) --editable '.[dev,docs]'
+	@touch $@

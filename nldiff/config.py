@@ -13,6 +13,31 @@ from nldiff.errors import NldiffError
 
 Schema = TypeVar("Schema")
 
+_SHIPPED = Path(__file__).parent / "configs"
+
+
+def shipped_configs(kind: str) -> dict[str, Path]:
+    """Name to path of the configurations that come with the package.
+
+    Args:
+        kind: "eval" for experiments, "train" for priors, "baselines" for comparison networks.
+    """
+    return {path.stem: path for path in sorted((_SHIPPED / kind).glob("*.yaml"))}
+
+
+def find_config(name_or_path: str | Path, kind: str) -> Path:
+    """The path of a configuration: a file, or one that comes with the package, by its name.
+
+    Raises:
+        NldiffError: there is neither.
+    """
+    path, shipped = Path(name_or_path), shipped_configs(kind)
+    if path.is_file():
+        return path
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    raise NldiffError(f"configuration {name_or_path}: no such file, and none of {', '.join(shipped)}")
+
 
 def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str] = ()) -> Schema:
     """Build `schema` from its defaults, then a YAML file, then `key=value` overrides.

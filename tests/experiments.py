@@ -17,7 +17,7 @@ from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "nldiff" / "configs" / "eval").glob("*.yaml"))
 RATE = 16000
 Row = dict[str, str]
 

@@ -34,8 +34,8 @@ LAYERS = {
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
-    "cli": "errors version interrupts writing devices config sound priors operators restoration training evaluation "
-    "report",
+    "cli": "errors version interrupts writing devices config sound priors operators curves restoration training "
+    "evaluation report",
     "__main__": "cli",
     "__init__": "errors version priors operators curves restoration",
 }

@@ -1,4 +1,4 @@
-"""Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`.
+"""Command line: `nldiff restore` (also `infer.py`), `apply`, `export`, `train`, `evaluate` and others.
 
 Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
 for PyTorch. May import everything; only `nldiff.__main__` and scripts import it.
@@ -36,6 +36,8 @@ class Command:
 
 COMMANDS = {
     "restore": Command("nldiff.cli.restore", "Restore distorted recordings."),
+    "apply": Command("nldiff.cli.apply", "Distort other audio by a curve that was found."),
+    "export": Command("nldiff.cli.export", "Write a curve for another program.", intermixed=False),
     "train": Command("nldiff.cli.train", "Train a prior on clean audio."),
     "train-baseline": Command("nldiff.cli.train_baseline", "Train a comparison network on distorted and clean audio."),
     "evaluate": Command("nldiff.cli.evaluate", "Run an experiment."),
@@ -52,14 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="nldiff",
         description="Recover the clean signal and the transfer curve from a distorted recording.",
-        epilog="'nldiff COMMAND --help' shows the options of a command.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<16}{command.purpose}\n" for name, command in COMMANDS.items())
+        + "\n'nldiff COMMAND --help' shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nldiff {__version__}")
     parser.add_argument(
         "command",
         choices=COMMANDS,
-        help="restore recordings, train a prior or a comparison network, run an experiment, build its listening page",
+        metavar="COMMAND",
+        help="one of those below",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -30,7 +30,7 @@ from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2
 # They say which cells there are, not what is in them, and may change between runs in one folder.
-_MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke")
+_MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke", "smoke_run")
 
 
 @dataclass(frozen=True)

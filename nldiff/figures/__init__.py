@@ -81,7 +81,8 @@ def _figures(run_dir: Path, cells: Sequence[run_folder.Cell]) -> Iterator[tuple[
             if kind == "curves" and (estimates := run_folder.tables_of(folder, run_folder.estimators(looks))):
                 curves[title if cell.level is not None else cell.task] = (truth, estimates)
             if kind == "audio" and (signals := run_folder.example_signals(run_dir, cell.group, looks)):
-                figure = plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
+                named = {looks[name].label if name in looks else name: audio for name, audio in signals[0].items()}
+                figure = plot_spectrogram_row(named, signals[1], f"{title}: {cell.clip}")
                 yield f"spectrograms-{run_folder.slug(distortion)}", figure
             if kind == "traces" and (costs := run_folder.tables_of(folder, looks)):
                 shapes = run_folder.tables_of(folder, looks, ".curves.csv")

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import soundfile as sf
+import yaml
 
 from nldiff import sound
 from nldiff.errors import NldiffError
@@ -22,7 +23,7 @@ from nldiff.metrics.packages import import_package
 from nldiff.version import __version__
 from nldiff.writing import replace_folder, scratch_folder
 
-_NAMES = {run_folder.OBSERVED: "distorted", run_folder.CLEAN: "target"}
+_TARGET = "target"
 _MARK = '<meta name="generator" content="nldiff'
 _FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
 # Smaller differences of loudness are inaudible and get no note.
@@ -112,7 +113,11 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         page.mkdir()
         sections = [_section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
         text = environment.get_template("page.html").render(
-            title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
+            smoke=_is_smoke_run(run_dir),
+            title=run_dir.resolve().name,
+            sections=sections,
+            lufs=_number(lufs, 0),
+            version=__version__,
         )
         (page / "index.html").write_text(text, encoding="utf-8")
         for name in ("page.css", "page.js"):
@@ -181,7 +186,7 @@ def _example(
     copies = [_copies(run_dir, page, of_setting, tracks, lufs) for of_setting in by_setting]
     players = [
         Player(
-            _NAMES.get(track, track),
+            _name(track, looks),
             [copy.get(track, (None, ""))[0] for copy in copies],
             [_note(of_setting.get(track), copy.get(track)) for of_setting, copy in zip(cells, copies, strict=True)],
         )
@@ -234,10 +239,24 @@ def _pictures(run_dir: Path, page: Path, cells: Sequence[run_folder.Cell], looks
         pictures["Transfer curves"] = f"pictures/{group}-curves.png"
         save_figure(figure, page / pictures["Transfer curves"], _PICTURE_DPI)
     if signals := run_folder.example_signals(run_dir, group, looks):
-        renamed = {_NAMES.get(name, name): samples for name, samples in signals[0].items()}
+        renamed = {_name(name, looks): samples for name, samples in signals[0].items()}
         pictures["Spectrograms"] = f"pictures/{group}-spectrograms.png"
         save_figure(plot_spectrogram_row(renamed, signals[1]), page / pictures["Spectrograms"], _PICTURE_DPI)
     return {title: quote(address) for title, address in pictures.items()}
+
+
+def _name(track: str, looks: dict[str, Look]) -> str:
+    """What readers call a track."""
+    return _TARGET if track == run_folder.CLEAN else looks[track].label
+
+
+def _is_smoke_run(run_dir: Path) -> bool:
+    """Whether the run was only to see that all works."""
+    try:
+        settings = yaml.safe_load((run_dir / "settings.yaml").read_text(encoding="utf-8"))
+        return bool(settings["config"].get("smoke_run", False))
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def _note(cell: run_folder.Cell | None, copy: tuple[str, str] | None) -> str:

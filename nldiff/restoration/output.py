@@ -1,6 +1,7 @@
 """Restoring files: streaming in and out, and the four results of every input."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from nldiff.sound.recording import Recording
 from nldiff.writing import replace_together, scratch_folder, write_json
 
 _PICTURE_SAMPLES = 1_000_000
-_SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
+_SUFFIXES = (".curve.csv", ".curve.png", ".json")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ def restore_file(
     config: RestoreConfig | None = None,
     *,
     stem: str | None = None,
+    audio_name: str | None = None,
+    audio_format: sound.AudioFormat | None = None,
     known: KnownOperator = None,
     distort: Recipe | None = None,
     method: str | Method | None = None,
@@ -60,12 +64,16 @@ def restore_file(
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
 
+    Tags are kept, and broadcast and cue chunks of WAV files where the result is one.
+
     Args:
-        source: distorted recording; with `distort` a clean one.
+        source: distorted recording; with `distort` a clean one. What only ffmpeg reads is decoded by it.
         folder: where the results go; created if needed.
         prior: as in `nldiff.restore`.
         config: everything else; its `prior` is not used.
         stem: of the results; that of `source` by default.
+        audio_name: name of the restored file instead of STEM.restored.wav.
+        audio_format: of the restored file; float32 WAV by default.
         known: the operator, in the units of the file's samples, if it is known, as in `nldiff.restore`.
         distort: operator to apply first; the report then has scores against the truth, and the whole file is kept in
             memory.
@@ -79,22 +87,57 @@ def restore_file(
     source, folder, config, operator = Path(source), Path(folder), config or RestoreConfig(), checked_operator(known)
     check_config(config)
     chosen = find_method(method or ("informed" if operator else "blind"), weights)
-    recording, truth, clean = _distorted(source, distort)
-    job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
-    chosen.check(job)
-    results = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
-    # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
-    with scratch_folder(folder) as scratch:
-        _require_files(results)
-        for path in results:
-            (scratch / path.name).touch()  # a name that the disk refuses is reported before the work
-        fits, raws = _restored_parts(chosen, job, scratch, on_step)
-        parts = settle(fits, recording, [partial(_read, raw) for raw in raws], config.level)
-        report = _report(source, job) | part_values(parts) | {"method": chosen.name}
-        report |= _write_results([scratch / path.name for path in results], raws, job, parts, truth)
-        write_json(scratch / results[-1].name, report)
-        replace_together([scratch / path.name for path in results], folder)
+    audio_format = audio_format or sound.AudioFormat()
+    results = result_paths(folder, stem or source.stem, audio_name, audio_format)
+    with sound.readable(source) as path:
+        recording, truth, clean = _distorted(path, distort)
+        job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
+        chosen.check(job)
+        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step)
     return Outputs(results[0], results[1], results[2], results[3], report)
+
+
+def result_paths(folder: Path, stem: str, audio_name: str | None, audio_format: sound.AudioFormat) -> list[Path]:
+    """The four files that `restore_file` writes: audio, table, picture and report."""
+    names = [audio_name or f"{stem}.restored{audio_format.suffix}", *(f"{stem}{suffix}" for suffix in _SUFFIXES)]
+    return [folder / name for name in names]
+
+
+def _write_all(
+    results: list[Path],
+    source: Path,
+    path: Path,
+    job: Job,
+    method: Method,
+    audio_format: sound.AudioFormat,
+    truth: Operator | None,
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Restore what `path` holds, which is or was decoded from `source`; returns the report."""
+    recording = job.recording
+    _log.info("%s: %d Hz, %d channels, %d samples", source, recording.sample_rate, recording.channels, recording.frames)
+    # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
+    with scratch_folder(results[0].parent) as scratch:
+        _require_files(results)
+        for result in results:
+            (scratch / result.name).touch()  # a name that the disk refuses is reported before the work
+        fits, raws = _restored_parts(method, job, scratch, on_step)
+        parts = settle(fits, recording, [partial(_read, raw) for raw in raws], job.config.level)
+        report = _report(source, job) | part_values(parts) | {"method": method.name}
+        metadata = sound.read_metadata(path)
+        audio, others = scratch / results[0].name, [scratch / result.name for result in results[1:]]
+        peak, clipped = _write_audio(raws, audio, recording, parts, audio_format, metadata)
+        report |= {"format": dataclasses.asdict(audio_format), "clipped_samples": clipped}
+        report |= _write_curve(others, audio, job, parts, peak, truth)
+        write_json(others[-1], report)
+        replace_together([audio, *others], results[0].parent)
+    _log.info("%s: %s, %.1f s, gain %.4g", source, _found(report), report["seconds"], report["gain"])
+    return report
+
+
+def _found(report: dict[str, Any]) -> str:
+    verdict = report["verdict"] or {"finding": "no verdict"}
+    return f"method {report['method']}, prior {report['prior']}, {verdict['finding']}"
 
 
 def _restored_parts(
@@ -106,19 +149,18 @@ def _restored_parts(
     @contextmanager
     def writer(number: int, part: Part) -> Iterator[Emit]:
         raws.append(scratch / f"raw{number}.wav")
-        with _create_audio(raws[number], part.of(job.recording), "RF64") as file:
+        with _create_raw(raws[number], part.of(job.recording)) as file:
             yield lambda block: file.write(block.T)
 
     return run_parts(method, job, writer, on_step), raws
 
 
-def _write_results(
-    paths: list[Path], raws: list[Path], job: Job, parts: list[Settled], truth: Operator | None
+def _write_curve(
+    paths: list[Path], audio: Path, job: Job, parts: list[Settled], peak: float, truth: Operator | None
 ) -> dict[str, Any]:
-    """Write audio, table and picture from what the method emitted; returns what the report says of them."""
-    audio, table, picture, _ = paths
+    """Write table and picture; returns what the report says of curve and audio."""
+    table, picture, _ = paths
     recording, main = job.recording, main_part(parts)
-    peak = _write_audio(raws, audio, recording, parts)
     curve = Curve.from_function(main.curve, peak)
     curve.save(table)
     samples = _some_samples(audio, recording)
@@ -128,7 +170,7 @@ def _write_results(
         named = {_channels(part): part.curve(curve.inputs) for part in parts[: len(plots.STYLES)]}
         figure = plots.plot_curves(named, curve.inputs, title="Estimated transfer curves")
     plots.save_figure(figure, picture)
-    report = {"curve_range": shown_range(samples), "restored": audio.name}
+    report: dict[str, Any] = {"curve_range": shown_range(samples), "restored": audio.name}
     if job.clean is None or truth is None:
         return report
     restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
@@ -177,22 +219,31 @@ def _report(source: Path, job: Job) -> dict[str, Any]:
     }
 
 
-def _write_audio(raws: list[Path], audio: Path, recording: Recording, parts: list[Settled]) -> float:
-    """Write the parts in the units of the recording to one file; returns the peak."""
+def _write_audio(
+    raws: list[Path],
+    audio: Path,
+    recording: Recording,
+    parts: list[Settled],
+    form: sound.AudioFormat,
+    metadata: sound.Metadata,
+) -> tuple[float, int]:
+    """Write the parts in the units of the recording to one file; returns the peak and the number of clipped samples."""
     peak = 0.0
-    with _create_audio(audio, recording, "WAV") as file:
+    with sound.audio_writer(audio, recording.sample_rate, recording.channels, form, metadata.tags) as writer:
         for start, frames in recording.blocks():
             block = np.empty((recording.channels, frames), np.float32)
             for part, raw in zip(parts, raws, strict=True):
                 block[list(part.part.channels)] = part.place(_read(raw, start, frames))
             peak = max(peak, float(np.abs(block).max()))
-            file.write(block.T)
-    return peak
+            writer.write(block)
+    if form.container == "wav":
+        sound.append_chunks(audio, metadata.chunks)
+    return peak, writer.clipped
 
 
-def _create_audio(path: Path, recording: Recording, container: str) -> soundfile.SoundFile:
+def _create_raw(path: Path, recording: Recording) -> soundfile.SoundFile:
     rate, channels = recording.sample_rate, recording.channels
-    return soundfile.SoundFile(sound.sound_path(path), "w", rate, channels, subtype="FLOAT", format=container)
+    return soundfile.SoundFile(sound.sound_path(path), "w", rate, channels, subtype="FLOAT", format="RF64")
 
 
 def _read(path: Path, start: int, frames: int) -> np.ndarray:

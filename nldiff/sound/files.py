@@ -41,12 +41,13 @@ class AudioInfo:
     frames: int
 
 
-def find_audio(paths: Iterable[str | Path]) -> list[Path]:
+def find_audio(paths: Iterable[str | Path], suffixes: frozenset[str] = AUDIO_SUFFIXES) -> list[Path]:
     """Expand folders into the audio files below them.
 
     Args:
         paths: files, kept as given, and folders, replaced by their audio files (recursive, by suffix, sorted;
             names that begin with a dot are left out).
+        suffixes: of the files that are looked for in folders, in small letters.
 
     Returns:
         The files in the order given, each once.
@@ -64,7 +65,7 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
         found = sorted(
             file
             for file in path.rglob("*")
-            if file.suffix.lower() in AUDIO_SUFFIXES
+            if file.suffix.lower() in suffixes
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
             and file.is_file()
         )

@@ -19,8 +19,8 @@ from nldiff.restoration.diffusion import calls
 from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Job
 from nldiff.restoration.levels import settle
-from nldiff.restoration.parts import Part
 from nldiff.restoration.methods import find_method
+from nldiff.restoration.parts import Part
 from nldiff.restoration.pipeline import restore, run_method
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.workspace import make_workspace

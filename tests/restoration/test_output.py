@@ -32,8 +32,8 @@ SIGNAL_METHODS = [name for name, method in METHODS.items() if not method.uses_pr
 SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
-    "network_evaluations", "seconds", "restored", "explained_db", "gain", "level_db", "parts", "prior_scores", "restored_band_hz", "verdict",
-    "method", "weights", "curve_range",
+    "network_evaluations", "seconds", "restored", "explained_db", "gain", "level_db", "parts", "prior_scores",
+    "restored_band_hz", "verdict", "method", "weights", "curve_range", "format", "clipped_samples",
 }  # fmt: skip
 
 
