@@ -21,6 +21,7 @@ from nldiff.priors.choice import load_candidates
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import restore_file
 from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.strategies import allowed_strategies
 from nldiff.writing import scratch_folder
 
 
@@ -74,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device(config.device)
     priors = load_candidates(config.prior, device) if method.uses_prior else []
     for prior in priors:
-        resolve_settings(prior, config)
+        allowed_strategies(resolve_settings(prior, config).refinement.name)
     with scratch_folder(options.output):
         pass  # a folder that cannot be written is reported up front, and once
     failed = 0
