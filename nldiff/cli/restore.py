@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
+    add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
@@ -148,7 +149,9 @@ def _restore_one(
     config = replace(config, seed=config.seed + number)
     stem = _stem(path, options, number)
     # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(desc=one_line(stem), unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
+    with tqdm(
+        desc=one_line(stem), unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True
+    ) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
@@ -156,9 +159,9 @@ def _restore_one(
 
         outputs = restore_file(
             path, options.output, priors, config, stem=stem, known=known, distort=distort,
-            method=method, weights=options.weights, on_step=on_step,
+            method=method, weights=options.weights, strict=options.strict, on_step=on_step,
         )  # fmt: skip
-    for warning in (outputs.report["verdict"] or {}).get("warnings", ()):
+    for warning in [*outputs.report["warnings"], *(outputs.report["verdict"] or {}).get("warnings", ())]:
         complain("warning", f"{path}: {warning}")
     if not options.quiet:
         print(summary(path, outputs))

@@ -30,7 +30,9 @@ _FILES = FileKind(
         "sigma_min": number_field(1e-9, 1e6),
     },
     {
-        "settings": Field("groups of settings", lambda groups: isinstance(groups, dict) and all(map(_is_group, groups.values()))),
+        "settings": Field(
+            "groups of settings", lambda groups: isinstance(groups, dict) and all(map(_is_group, groups.values()))
+        ),
         "sampler": Field("settings", lambda group: _is_group(group)),
     },
     make_network,

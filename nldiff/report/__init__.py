@@ -110,9 +110,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
     with scratch_folder(out.parent) as scratch:
         page = scratch / "page"
         page.mkdir()
-        sections = [
-            _section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)
-        ]
+        sections = [_section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
         text = environment.get_template("page.html").render(
             title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
         )

@@ -58,6 +58,7 @@ def restore_file(
     distort: Recipe | None = None,
     method: str | Method | None = None,
     weights: str | None = None,
+    strict: bool = False,
     on_step: OnStep = None,
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
@@ -73,13 +74,15 @@ def restore_file(
             memory.
         method: as in `nldiff.restore`, or as `find_method` gave it.
         weights: name or path of the weights of a method that is a network; None chooses them.
+        strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
+            is missing.
         on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
     chosen = find_method(method or ("informed" if known else "blind"), weights)
-    recording, truth, clean = _distorted(source, distort)
+    recording, truth, clean = _distorted(source, distort, strict)
     priors = [prior] if isinstance(prior, Prior) else list(prior)
     job = Job(recording, config, priors, weights, known, clean)
     chosen.check(job)
@@ -131,16 +134,19 @@ def _some_samples(audio: Path, recording: Recording) -> np.ndarray:
     return np.concatenate([_read(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
 
 
-def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operator | None, np.ndarray | None]:
+def _distorted(
+    source: Path, distort: Recipe | None, strict: bool
+) -> tuple[Recording, Operator | None, np.ndarray | None]:
     """The recording; distorted first if that is asked for, with the operator and the clean signal."""
-    recording = Recording.from_file(source)
+    recording = Recording.from_file(source, strict)
     if distort is None:
         return recording, None, None
     clean = recording.read(0, recording.frames)
     truth = distort.build(torch.from_numpy(clean))
     observed = truth(torch.from_numpy(clean)).numpy()
     check_scores(source, clean, observed)
-    return Recording.from_array(observed, recording.sample_rate, str(source)), truth, clean
+    observed_recording = Recording.from_array(observed, recording.sample_rate, str(source))
+    return dataclasses.replace(observed_recording, loss=recording.loss), truth, clean
 
 
 def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
@@ -158,11 +164,20 @@ def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
         "settings": dataclasses.asdict(sampling.settings) if sampling else None,
         "seed": job.config.seed,
         "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "number_type": _number_type(job, sampling.prior) if sampling else "float32",
+        "warnings": [job.recording.loss] if job.recording.loss else [],
         "verdict": _verdict(sampling.verdict) if sampling else None,
         "cost": sampling.cost if sampling else (),
         "network_evaluations": sampling.evaluations if sampling else 0,
         "seconds": fit.seconds,
     }
+
+
+def _number_type(job: Job, name: str) -> str:
+    """Type of the numbers in the network of a prior."""
+    network = next(prior.denoiser.network for prior in job.priors if prior.name == name)
+    return str(getattr(network, "compute_dtype", torch.float32)).removeprefix("torch.")
 
 
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:

@@ -384,7 +384,9 @@ def test_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_full_disk(tmp_path: Path, problem: Exception) -> None:
     with (
-        pytest.raises(NldiffError, match=r"a\.wav cannot be written: .*No space left on device \(disk .*, \d+ MB free\)$"),
+        pytest.raises(
+            NldiffError, match=r"a\.wav cannot be written: .*No space left on device \(disk .*, \d+ MB free\)$"
+        ),
         atomic_path(tmp_path / "a.wav"),
     ):
         raise problem
