@@ -1,6 +1,6 @@
 """Files of trained networks: one safetensors file with the weights and, as JSON in its metadata, the configuration.
 
-The metadata also hold a checksum. Files may be damaged or come from anywhere: everything is validated before it is used.
+The metadata also hold a checksum. Files may be damaged or come from anywhere: everything is validated before use.
 """
 
 import hashlib

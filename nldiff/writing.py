@@ -6,12 +6,15 @@ folders of the dead from those in use.
 """
 
 import errno
+import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from soundfile import SoundFileError
 
@@ -193,3 +196,23 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, UTF-8, completely or not at all; see `json_values`.
+
+    Raises:
+        NldiffError: as `atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        text = json.dumps(json_values(value), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def json_values(value: Any) -> Any:
+    """The same with None for infinite and undefined numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

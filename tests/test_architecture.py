@@ -28,13 +28,16 @@ LAYERS = {
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors reading writing sound transforms metrics",
-    "restoration": "errors version reading writing devices sound transforms priors operators metrics sampling baselines figures",
+    "curves": "errors version writing sound operators figures",
+    "restoration": "errors version reading writing devices sound transforms priors operators metrics sampling "
+    "baselines figures curves",
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
-    "cli": "errors version interrupts writing devices config sound priors operators restoration training evaluation report",
+    "cli": "errors version interrupts writing devices config sound priors operators restoration training evaluation "
+    "report",
     "__main__": "cli",
-    "__init__": "errors version priors restoration",
+    "__init__": "errors version priors operators curves restoration",
 }
 # (module, imported module) -> the reason why this import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}

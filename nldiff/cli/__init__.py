@@ -44,7 +44,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP.
+    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 and 129 ended.
 
     Raises:
         SystemExit: after help and version (code 0) and for wrong usage (code 2).

@@ -9,7 +9,7 @@ import numpy as np
 from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.reading import regular_file
-from nldiff.sound.early import Part, readable_part, read_part
+from nldiff.sound.early import Part, read_part, readable_part
 
 _BLOCK = 1 << 18
 
