@@ -30,10 +30,8 @@ _FILES = FileKind(
         "sigma_min": number_field(1e-9, 1e6),
     },
     {
-        "settings": Field(
-            "groups of settings", lambda groups: isinstance(groups, dict) and all(map(_is_group, groups.values()))
-        ),
-        "sampler": Field("settings", lambda group: _is_group(group)),
+        "settings": Field("groups of settings", lambda value: _is_group(value) and all(map(_is_group, value.values()))),
+        "sampler": Field("settings", _is_group),
     },
     make_network,
 )

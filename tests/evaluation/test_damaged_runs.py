@@ -10,6 +10,7 @@ from experiments import quick, timeless
 
 from nldiff.errors import NldiffError
 from nldiff.evaluation import evaluate
+from nldiff.evaluation.experiment import _settle_settings
 
 pytest_plugins = ["experiment_fixtures"]
 CHANGES = ("save_audio=true", "embeddings={log_mel: null}")
@@ -78,20 +79,19 @@ def test_a_pipe_in_place_of_a_cell_is_done_again(
 
 
 def test_damaged_settings_are_one_line_that_says_what_to_do(
-    whole: Path, clips: Path, prior_file: Path, tmp_path: Path, undrawn: list[Path]
+    whole: Path, clips: Path, prior_file: Path, tmp_path: Path
 ) -> None:
-    run = shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("audio", "traces"))
-    path, refused = run / "settings.yaml", 0
-    for content in damaged((whole / "settings.yaml").read_bytes(), 30):
-        path.write_bytes(content)
+    path, config = tmp_path / "settings.yaml", quick(clips, prior_file, *CHANGES)
+    content, refused = (whole / "settings.yaml").read_bytes(), 0
+    for version in damaged(content, 100):
+        path.write_bytes(version)
         try:
-            evaluate(quick(clips, prior_file, *CHANGES), run)
+            _settle_settings(config, tmp_path, write=False)
         except NldiffError as error:
             refused += 1
             assert "\n" not in str(error)
-            assert str(path) in str(error) or "holds results of other settings" in str(error)
-        assert timeless(run) == timeless(whole)
-    assert refused > 15
+            assert f"{path} is damaged" in str(error) or "holds results of other settings" in str(error)
+    assert refused > 50
     path.unlink()
-    evaluate(quick(clips, prior_file, *CHANGES), run)
-    assert timeless(run) == timeless(whole)
+    _settle_settings(config, tmp_path, write=True)
+    assert path.read_bytes() == content

@@ -142,6 +142,8 @@ def test_no_permission_to_read(
         (".w64", "PCM_16"),
         (".rf64", "PCM_16"),
         (".mp3", "MPEG_LAYER_III"),
+        (".ogg", "VORBIS"),
+        (".opus", "OPUS"),
     ],
 )
 def test_truncated_files(tmp_path: Path, reader: Callable[[Path], object], suffix: str, subtype: str) -> None:
