@@ -78,7 +78,7 @@ def test_a_whole_recording_has_no_warnings_and_says_with_what_it_was_made(
         (["--steps", "1000000000000"], "sampler.steps=1000000000000: a number of at least 2 and below 1e+06 expected"),
         (["refinement.iterations=1000000000000"], "refinement.iterations"),
         (["cost.n_fft=1099511627776"], "cost.n_fft"),
-        ([f"waveshaper_options={{a: '{'x' * 300}'}}"], "waveshaper_options"),
+        ([f"waveshaper_options={{a: '{'x' * 300}'}}"], "waveshaper 'ccr' has no option 'a'"),
         ([f"{'x' * 300}=1"], "x" * 300),
         (["seed=1e400"], "seed"),
         (["sampler=null"], "sampler"),
@@ -179,8 +179,10 @@ BATCH = """
 import sys, time
 sys.path.insert(0, sys.argv.pop(1))
 from helpers import FakeSampler
+import nldiff.figures.plots
 from nldiff.restoration.methods import METHODS
 from dataclasses import replace
+nldiff.figures.plots.save_figure = lambda figure, path: path.touch()
 from functools import partial
 pause = float(sys.argv.pop(1))
 def answer(y):
@@ -203,7 +205,7 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
 
 
-@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-", "| true", "2> >(true)"])
+@pytest.mark.parametrize("closed", ["1>&- 2>&-", "2> >(true) | true"])
 def test_a_closed_stream_does_not_stop_the_batch(closed: str, prior: Path, tmp_path: Path) -> None:
     takes = [write(tmp_path / f"{name}.wav", seed=number) for number, name in enumerate("abc")]
     (tmp_path / "batch.py").write_text(BATCH)
