@@ -8,12 +8,13 @@ DEMO_INPUT := examples/guit_em9_distorted.flac
 DEMO_OUTPUT := out/demo
 SOURCES := nldiff tests train_prior.py train_baseline.py infer.py docs $(wildcard benchmarks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+MINUTES ?= 10
 # Several processes, each with one thread: faster than one process with several, and results are the same.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-survey lint format notebook docs clean
+.PHONY: help demo test test-slow test-survey fuzz mutation lint format notebook docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -31,6 +32,9 @@ test-slow: $(VENV)/.installed-dev ## run the slow tests
 
 test-survey: $(VENV)/.installed-dev ## reproduce published results of A-SPADE (a quarter of an hour, needs NLDIFF_DATA)
 	$(BIN)/python -m pytest -m survey
+
+fuzz: $(VENV)/.installed-dev ## try damaged inputs of all kinds, for MINUTES
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
 
 lint: $(VENV)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nldiff.errors import NldiffError
+from nldiff.reading import regular_file
 
 Schema = TypeVar("Schema")
 
@@ -51,6 +52,7 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
     config = OmegaConf.structured(schema)
     source = "settings" if path is None else f"configuration {path}"
     if path is not None:
+        regular_file(path)
         with _mistakes_in(source):
             config = OmegaConf.merge(config, OmegaConf.load(path))
     for text in overrides:
@@ -78,6 +80,6 @@ def _mistakes_in(source: str) -> Iterator[None]:
         # The first line names the mistake; the key is in the lines after it.
         key = f"{error.full_key}: " if error.full_key else ""
         raise NldiffError(f"{source}: {key}{str(error).splitlines()[0]}") from error
-    except (OSError, UnicodeDecodeError, YAMLError, TypeError, IndexError) as error:
+    except (OSError, ValueError, YAMLError, TypeError, LookupError, AttributeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise NldiffError(f"{source}: {reason}") from error

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from nldiff.cli.terminal import complain, lasting_streams
+from nldiff.cli.terminal import complain, lasting_streams, private_folder
 from nldiff.errors import NldiffError
 from nldiff.interrupts import Ended, cleaned_up
 from nldiff.version import __version__
@@ -46,7 +46,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 or 129 ended by SIGTERM or SIGHUP.
+    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 and 129 ended.
 
     Raises:
         SystemExit: after help and version (code 0) and for wrong usage (code 2).
@@ -87,6 +87,8 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Otherwise matplotlib would write a list of fonts to the home folder.
+    os.environ.setdefault("MPLCONFIGDIR", str(private_folder()))
     command = COMMANDS[name]
     with lasting_streams():
         try:

@@ -38,6 +38,7 @@ from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
 from nldiff.restoration.settings import LEVELS, RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
 from nldiff.writing import scratch_folder
 
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
     add("--preview", action="store_true", help="write a page to listen to and look at as well: NAME.preview.html")
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
+    add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
@@ -109,12 +111,12 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     device = choose_device(config.device)
     priors = load_candidates(config.prior, device) if method.uses_prior else []
     for prior in priors:
-        resolve_settings(prior, config)
+        allowed_strategies(resolve_settings(prior, config).refinement.name)
     with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
         pass  # a folder that cannot be written is reported up front, and once
     restore = partial(
         restore_file, prior=priors, known=known, distort=distort, method=method, weights=options.weights,
-        audio_format=audio_format,
+        audio_format=audio_format, strict=options.strict,
     )  # fmt: skip
     failed = 0
     for one in runs:
@@ -223,7 +225,7 @@ def _restore_one(
 
 def _warnings(report: dict[str, Any]) -> list[str]:
     """What a user should know of a restoration, a line each."""
-    parts, found = report["parts"], []
+    parts, found = report["parts"], list(report["warnings"])
     for part in parts:
         where = f"{channel_names(part)}: " if len(parts) > 1 else ""
         found += [f"{where}{warning}" for warning in (part["verdict"] or {}).get("warnings", ())]

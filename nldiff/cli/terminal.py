@@ -1,11 +1,14 @@
-"""What the program says: lines that stay one line, and streams that may be closed while it works."""
+"""Lines that stay one line, streams that may be closed while the program works, and a place for its caches."""
 
 import io
 import os
 import re
+import stat
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -27,6 +30,18 @@ def lasting_streams() -> Iterator[None]:
     with redirect_stdout(cast(TextIO, _Lasting(sys.stdout))), redirect_stderr(cast(TextIO, _Lasting(sys.stderr))):
         yield
         sys.stdout.flush()
+
+
+def private_folder() -> Path:
+    """A temporary folder that belongs to this user alone, the same one from run to run where possible."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir(), f"nldiff-{user}")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o077:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="nldiff-"))
 
 
 class _Lasting:

@@ -60,6 +60,7 @@ def restore_file(
     distort: Recipe | None = None,
     method: str | Method | None = None,
     weights: str | None = None,
+    strict: bool = False,
     on_step: OnStep = None,
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
@@ -79,6 +80,8 @@ def restore_file(
             memory.
         method: as in `nldiff.restore`, or as `find_method` gave it.
         weights: name or path of the weights of a method that is a network; None chooses them.
+        strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
+            is missing.
         on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
 
     Raises:
@@ -90,7 +93,7 @@ def restore_file(
     audio_format = audio_format or sound.AudioFormat()
     results = result_paths(folder, stem or source.stem, audio_name, audio_format)
     with sound.readable(source) as path:
-        recording, truth, clean = _distorted(path, distort)
+        recording, truth, clean = _distorted(path, distort, strict)
         job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
         chosen.check(job)
         report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step)
@@ -194,16 +197,19 @@ def _some_samples(audio: Path, recording: Recording) -> np.ndarray:
     return np.concatenate([_read(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
 
 
-def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operator | None, np.ndarray | None]:
+def _distorted(
+    source: Path, distort: Recipe | None, strict: bool
+) -> tuple[Recording, Operator | None, np.ndarray | None]:
     """The recording; distorted first if that is asked for, with the operator and the clean signal."""
-    recording = Recording.from_file(source)
+    recording = Recording.from_file(source, strict)
     if distort is None:
         return recording, None, None
     clean = recording.read(0, recording.frames)
     truth = distort.build(torch.from_numpy(clean))
     observed = truth(torch.from_numpy(clean)).numpy()
     check_scores(source, clean, observed)
-    return Recording.from_array(observed, recording.sample_rate, str(source)), truth, clean
+    observed_recording = Recording.from_array(observed, recording.sample_rate, str(source))
+    return dataclasses.replace(observed_recording, loss=recording.loss), truth, clean
 
 
 def _report(source: Path, job: Job) -> dict[str, Any]:
@@ -216,7 +222,16 @@ def _report(source: Path, job: Job) -> dict[str, Any]:
         "config": dataclasses.asdict(job.config),
         "seed": job.config.seed,
         "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "number_type": _number_type(job),
+        "warnings": [job.recording.loss] if job.recording.loss else [],
     }
+
+
+def _number_type(job: Job) -> str:
+    """Type of the numbers in the networks of the priors, which are all loaded alike."""
+    networks = [prior.denoiser.network for prior in job.priors]
+    return str(getattr(networks[0], "compute_dtype", torch.float32)).removeprefix("torch.") if networks else "float32"
 
 
 def _write_audio(

@@ -141,6 +141,12 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
     """
     recommended, given = prior.settings, config.groups
     names = [f.name for f in dataclasses.fields(Settings)]
+    try:
+        for name, values in recommended.items():
+            _known(names, name, "group")
+            _group(name, values)
+    except NldiffError as error:
+        raise NldiffError(f"prior {prior.name} is damaged: {error}") from error
     settings = Settings(**{name: _group(name, recommended.get(name, {}) | given.get(name, {})) for name in names})
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
@@ -165,10 +171,14 @@ def _group(name: str, changes: Mapping[str, Any]) -> Any:
     schema = type(getattr(Settings(), name))
     known = [f.name for f in dataclasses.fields(schema)]
     for key in changes:
-        if key not in known:
-            raise NldiffError(f"unknown setting '{name}.{key}' (known: {', '.join(known)})")
+        _known(known, key, "setting", f"{name}.")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(changes)))
     except (OmegaConfBaseException, TypeError) as error:
         where = ".".join(filter(None, [name, getattr(error, "full_key", None)]))
         raise NldiffError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _known(names: list[str], name: str, kind: str, group: str = "") -> None:
+    if name not in names:
+        raise NldiffError(f"unknown {kind} '{group}{name}' (known: {', '.join(names)})")

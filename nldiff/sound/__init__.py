@@ -10,6 +10,7 @@ from nldiff.sound.files import (
     MIN_SECONDS,
     SILENCE_PEAK,
     AudioInfo,
+    TruncatedError,
     check_observation,
     check_samples,
     find_audio,

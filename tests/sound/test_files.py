@@ -142,11 +142,14 @@ def test_no_permission_to_read(
         (".w64", "PCM_16"),
         (".rf64", "PCM_16"),
         (".mp3", "MPEG_LAYER_III"),
+        (".ogg", "VORBIS"),
+        (".opus", "OPUS"),
     ],
 )
 def test_truncated_files(tmp_path: Path, reader: Callable[[Path], object], suffix: str, subtype: str) -> None:
     path = tmp_path / f"a{suffix}"
-    sf.write(path, noise(frames=44100).T, 44100, subtype=subtype)
+    rate, container = (48000, "OGG") if suffix == ".opus" else (44100, None)
+    sf.write(path, noise(frames=44100).T, rate, subtype=subtype, format=container)
     reader(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
