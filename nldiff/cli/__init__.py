@@ -1,4 +1,4 @@
-"""Command line: `nldiff restore` (also `infer.py`), `apply`, `export`, `train`, `evaluate` and others.
+"""Command line: `nldiff restore` (also `infer.py`), `diagnose`, `apply`, `export`, `train`, `evaluate` and others.
 
 Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
 for PyTorch. May import everything; only `nldiff.__main__` and scripts import it.
@@ -36,6 +36,7 @@ class Command:
 
 COMMANDS = {
     "restore": Command("nldiff.cli.restore", "Restore distorted recordings."),
+    "diagnose": Command("nldiff.cli.diagnose", "Say in seconds what was done to recordings, without restoring them."),
     "apply": Command("nldiff.cli.apply", "Distort other audio by a curve that was found."),
     "export": Command("nldiff.cli.export", "Write a curve for another program.", intermixed=False),
     "train": Command("nldiff.cli.train", "Train a prior on clean audio."),
