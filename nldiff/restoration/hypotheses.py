@@ -14,6 +14,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.folds import FoldInversion, folded
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -41,7 +42,13 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         yield from SparseRefinement.plain(work, y)
 
 
+def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    if FoldInversion in allowed_strategies(work.settings.refinement.name):
+        yield from folded(work, y)
+
+
 HYPOTHESES: dict[str, Propose] = {
+    "folded": _folded,
     "clipped": _clipped,
 }
 """By name, the cheapest first."""
