@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.folds import FoldInversion, folded
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -48,7 +49,13 @@ def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         yield SparseRefinement.told(work, curve.table, curve, y)
 
 
+def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    if FoldInversion in allowed_strategies(work.settings.refinement.name):
+        yield from folded(work, y)
+
+
 HYPOTHESES: dict[str, Propose] = {
+    "folded": _folded,
     "clipped": _clipped,
     "bent": _bent,
 }
