@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,6 +123,21 @@ def _linear(
     )
 
 
+def _undo_overdrive(gain_db: float, colour: float, pole: float) -> Inversion:
+    from nldiff.operators.overdrive import undo  # numba takes its time
+
+    def step(observed: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if gain_db == 0:
+            return observed, states
+        x, after = np.empty(observed.shape), states.copy()
+        for channel, samples in enumerate(np.ascontiguousarray(observed, dtype=np.float64)):
+            params = 10 ** (gain_db / 20), colour / 200, pole
+            after[channel, 0] = undo(samples, float(states[channel, 0]), *params, x[channel])
+        return x, after
+
+    return Inversion(np.zeros(1), step)
+
+
 def _undo_gain(gain_db: float) -> Inversion | None:
     return inverse_filter(*fir(b0=10 ** (gain_db / 20)))
 
@@ -185,6 +201,7 @@ DISTORTIONS: dict[str, DistortionSpec] = {
             ),
             at_rate=lambda ratio, gain_db, colour, pole: {"pole": pole**ratio},
         ),
+        inverse=_undo_overdrive,
     ),
     "gain": DistortionSpec(
         distortions.gain, {"gain_db": _FILTER_PARAMETERS["gain_db"]}, keeps_level=False, inverse=_undo_gain

@@ -98,7 +98,8 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     operator = work.known.at_level(work.gain) if work.known else _waveshaper(work)
     grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data
     noted: list[np.ndarray] = []
-    if work.known and (strategy := choose_strategy(work, operator, y, None)):
+    untouched = Unchanged(work.known) if isinstance(work.known, Identity) and work.settings.refines else None
+    if work.known and (strategy := untouched or choose_strategy(work, operator, y, None)):
         return Estimate(strategy, None, None, 1, Trace(grid.numpy(), np.zeros((0, _NOTED_POINTS))))
 
     def on_step(step: Step) -> None:
