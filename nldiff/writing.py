@@ -1,9 +1,12 @@
 """Files that are written completely or not at all."""
 
+import json
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from soundfile import SoundFileError
 
@@ -38,3 +41,23 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise NldiffError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, UTF-8, completely or not at all; see `json_values`.
+
+    Raises:
+        NldiffError: as `atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        text = json.dumps(json_values(value), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def json_values(value: Any) -> Any:
+    """The same with None for infinite and undefined numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,13 +26,15 @@ LAYERS = {
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors writing sound transforms metrics",
-    "restoration": "errors version devices sound transforms priors operators metrics sampling baselines figures",
+    "curves": "errors version writing sound operators figures",
+    "restoration": "errors version writing devices sound transforms priors operators metrics sampling "
+    "baselines figures curves",
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version sound metrics figures",
     "cli": "errors version devices config sound priors operators restoration training evaluation report",
     "__main__": "cli",
-    "__init__": "errors version priors restoration",
+    "__init__": "errors version priors operators curves restoration",
 }
 # (module, imported module) -> the reason why this import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}

@@ -111,7 +111,7 @@ def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreCo
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     if options.force:
-        given["evidence"] = {**config.evidence, "judge": False}
+        given["evidence"] = {**config.evidence, "force": True}
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 

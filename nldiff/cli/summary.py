@@ -41,8 +41,8 @@ def summary(path: Path, outputs: Outputs) -> str:
         f"  curve(restored) explains the recording to {report['explained_db']:.1f} dB",
     ]
     if verdict := report["verdict"]:
-        odds = verdict["judgement"]["log_odds"]
-        lines.insert(1, f"  verdict: {verdict['finding']} (log-odds of the restoration {odds:+.1f})")
+        odds = ", ".join(f"{name} {value:+.1f}" for name, value in verdict["log_odds"].items())
+        lines.insert(1, f"  verdict: {verdict['finding']} (log-odds against nothing happened: {odds})")
     for when, values in report.get("scores", {}).items():
         lines.append(
             f"  {when:6} SI-SDR {values['si_sdr_db']:.2f} dB, LSD {values['lsd']:.3f}, "

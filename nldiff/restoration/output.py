@@ -1,11 +1,8 @@
 """Restoring files: streaming in and out, and the four results of every input."""
 
-import csv
 import dataclasses
-import json
-import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,23 +14,21 @@ import soundfile
 import torch
 
 from nldiff import sound
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import Operator, Recipe
-from nldiff.priors import Prior
-from nldiff.restoration.estimation import Verdict
+from nldiff.restoration.inputs import KnownOperator, PriorLike, checked_operator, loaded_priors
 from nldiff.restoration.job import Job, OnStep
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.pipeline import run_method
-from nldiff.restoration.result import Fit, settle, versions
+from nldiff.restoration.result import Fit, settle, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
-from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
+from nldiff.writing import write_json
 
-_CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000
-# Share of the restored samples within the range of the curve that is shown.
-_SHOWN = 0.9999
 _SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
 
 
@@ -49,13 +44,13 @@ class Outputs:
 
 
 def restore_file(
-    source: Path,
-    folder: Path,
-    prior: Prior | Sequence[Prior],
-    config: RestoreConfig,
+    source: str | Path,
+    folder: str | Path,
+    prior: PriorLike = "auto",
+    config: RestoreConfig | None = None,
     *,
     stem: str | None = None,
-    known: Operator | None = None,
+    known: KnownOperator = None,
     distort: Recipe | None = None,
     method: str | Method | None = None,
     weights: str | None = None,
@@ -66,10 +61,10 @@ def restore_file(
     Args:
         source: distorted recording; with `distort` a clean one.
         folder: where the results go; created if needed.
-        prior: loaded prior, or several: the one that explains the recording best is used. Other methods need none.
-        config: settings.
+        prior: as in `nldiff.restore`.
+        config: everything else; its `prior` is not used.
         stem: of the results; that of `source` by default.
-        known: the operator, in the units of the file's samples, if it is known.
+        known: the operator, in the units of the file's samples, if it is known, as in `nldiff.restore`.
         distort: operator to apply first; the report then has scores against the truth, and the whole file is kept in
             memory.
         method: as in `nldiff.restore`, or as `find_method` gave it.
@@ -79,10 +74,11 @@ def restore_file(
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
-    chosen = find_method(method or ("informed" if known else "blind"), weights)
+    source, folder, config, operator = Path(source), Path(folder), config or RestoreConfig(), checked_operator(known)
+    check_config(config)
+    chosen = find_method(method or ("informed" if operator else "blind"), weights)
     recording, truth, clean = _distorted(source, distort)
-    priors = [prior] if isinstance(prior, Prior) else list(prior)
-    job = Job(recording, config, priors, weights, known, clean)
+    job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
     chosen.check(job)
     results = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
     # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
@@ -91,10 +87,9 @@ def restore_file(
         raw = scratch / "raw.wav"
         with _create_audio(raw, recording, "RF64") as file:
             fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
-        report = _report(source, job, fit) | {"method": chosen.name, "weights": fit.weights}
+        report = _report(source, job, fit) | {"method": chosen.name}
         report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
-        text = json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n"
-        (scratch / results[-1].name).write_text(text, encoding="utf-8")
+        write_json(scratch / results[-1].name, report)
         for path in results:
             (scratch / path.name).replace(path)
     return Outputs(results[0], results[1], results[2], results[3], report)
@@ -104,15 +99,12 @@ def _write_results(paths: list[Path], raw: Path, job: Job, fit: Fit, truth: Oper
     """Write audio, table and picture from what the method emitted; returns what the report says of them."""
     audio, table, picture, _ = paths
     recording = job.recording
-    gain, curve, explained_db = settle(fit, recording, partial(_read, raw))
-    peak = _write_scaled(raw, audio, recording, gain)
-    grid = np.linspace(-peak, peak, _CURVE_POINTS)
-    outputs = curve(grid)
-    _write_table(table, grid, outputs)
+    gain, function, explained_db = settle(fit, recording, partial(_read, raw))
+    curve = Curve.from_function(function, _write_scaled(raw, audio, recording, gain))
+    curve.save(table)
     samples = _some_samples(audio, recording)
-    plots.save_figure(plots.plot_curve(grid, outputs, samples), picture)
-    shown = float(np.quantile(np.abs(samples), _SHOWN))
-    report = {"curve_range": shown, "restored": audio.name, "explained_db": explained_db, "gain": gain}
+    plots.save_figure(curve.plot(samples), picture)
+    report = {"curve_range": shown_range(samples), "restored": audio.name, "explained_db": explained_db, "gain": gain}
     if job.clean is None or truth is None:
         return report
     restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
@@ -144,41 +136,17 @@ def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operato
 
 
 def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
-    sampling = fit.sampling
     return {
         "input": source.name,
         "sample_rate": job.recording.sample_rate,
         "channels": job.recording.channels,
         "frames": job.recording.frames,
-        "prior": sampling.prior if sampling else None,
-        "prior_scores": sampling.prior_scores if sampling else {},
-        "restored_band_hz": fit.restored_band_hz,
         "known": str(job.known) if job.known else None,
         "config": dataclasses.asdict(job.config),
-        "settings": dataclasses.asdict(sampling.settings) if sampling else None,
         "seed": job.config.seed,
         "versions": versions(),
-        "verdict": _verdict(sampling.verdict) if sampling else None,
-        "cost": sampling.cost if sampling else (),
-        "network_evaluations": sampling.evaluations if sampling else 0,
-        "seconds": fit.seconds,
+        **fit.values(),
     }
-
-
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    judgement = dataclasses.asdict(verdict.judgement) | {"confidence": verdict.judgement.confidence}
-    return {"finding": verdict.finding, "warnings": verdict.warnings, "judgement": judgement}
-
-
-def _json_values(value: Any) -> Any:
-    """The same with None for infinite and undefined numbers, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager
@@ -212,13 +180,6 @@ def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> 
             peak = max(peak, float(np.abs(block).max()))
             file.write(block.T)
     return peak
-
-
-def _write_table(path: Path, inputs: np.ndarray, outputs: np.ndarray) -> None:
-    with path.open("w", newline="") as text:
-        writer = csv.writer(text)
-        writer.writerow(["input", "output"])
-        writer.writerows((f"{x:.7g}", f"{y:.7g}") for x, y in zip(inputs, outputs, strict=True))
 
 
 def _create_audio(path: Path, recording: Recording, container: str) -> soundfile.SoundFile:

@@ -1,15 +1,19 @@
 """The one way from a recording to a restored one: library, files and experiments all come along here."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 
-from nldiff.devices import choose_device
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
-from nldiff.operators import Operator
-from nldiff.priors import Prior
-from nldiff.priors.choice import load_candidates
+from nldiff.restoration.inputs import (
+    KnownOperator,
+    PriorLike,
+    checked_audio,
+    checked_operator,
+    checked_rate,
+    loaded_priors,
+)
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.result import Fit, Restoration, settle
@@ -53,22 +57,23 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     return Restoration(
         audio=(raw * gain).astype(np.float32),
         sample_rate=job.recording.sample_rate,
-        curve=curve,
+        curve=Curve.from_function(curve, float(np.abs(raw).max()) * abs(gain)),
         explained_db=explained_db,
         method=method.name,
         gain=gain,
         fit=fit,
         config=dataclasses.asdict(job.config),
+        known=str(job.known) if job.known else None,
     )
 
 
 def restore(
     audio: np.ndarray,
     sample_rate: int,
-    prior: str | Path | Prior = "auto",
+    prior: PriorLike = "auto",
     *,
-    method: str | None = None,
-    known: Operator | None = None,
+    method: str | Method | None = None,
+    known: KnownOperator = None,
     config: RestoreConfig | None = None,
     weights: str | None = None,
     on_step: OnStep = None,
@@ -76,28 +81,27 @@ def restore(
     """Recover the clean signal and the transfer curve of a distorted recording.
 
     Args:
-        audio: samples [time] or [channels, time], at most two channels.
+        audio: samples [time] or [channels, time], at most two channels; floats, or uint8, int16 or int32, which are
+            divided by full scale.
         sample_rate: Hz; the prior's rate is met by resampling there and back.
-        prior: shipped prior, file or loaded prior; "auto": the shipped prior that explains the recording best.
+        prior: shipped prior, file, or loaded prior or priors; "auto": the shipped prior that explains the recording
+            best.
         method: key of `METHODS`, or weights of a network by name or path; by default "blind", or "informed" if the
             operator is known.
-        known: the operator, if it is known, in the units of `audio`.
+        known: the operator, a `Curve`, or a text such as "hard_clip:threshold=0.25", if it is known, in the units of
+            `audio`.
         config: everything else; its `prior` is not used.
         weights: name or path of the weights of a network.
         on_step: called with (steps done, steps in all).
 
     Raises:
-        NldiffError: unusable audio, method or settings.
+        NldiffError: unusable audio, rate, operator, prior, method or settings.
     """
     config = config or RestoreConfig()
-    samples = np.asarray(audio, dtype=np.float32)
-    if samples.ndim not in (1, 2) or samples.size == 0:
-        raise NldiffError(f"audio of shape {list(samples.shape)}: [time] or [channels, time] expected")
-    recording = Recording.from_array(np.atleast_2d(samples), sample_rate)
+    samples, operator = checked_audio(audio), checked_operator(known)
+    recording = Recording.from_array(np.atleast_2d(samples), checked_rate(sample_rate))
     check_config(config)
-    chosen = find_method(method or ("informed" if known else "blind"), weights)
-    priors: list[Prior] = []
-    if chosen.uses_prior:
-        priors = [prior] if isinstance(prior, Prior) else load_candidates(prior, choose_device(config.device))
-    result = restore_job(chosen, Job(recording, config, priors, weights, known), on_step)
+    chosen = find_method(method or ("informed" if operator else "blind"), weights)
+    priors = loaded_priors(prior, config, chosen)
+    result = restore_job(chosen, Job(recording, config, priors, weights, operator), on_step)
     return dataclasses.replace(result, audio=result.audio.reshape(np.shape(audio)))

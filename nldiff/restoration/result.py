@@ -1,20 +1,28 @@
 """Results: what a method found, and the restored recording at the level of the input."""
 
+import dataclasses
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from nldiff import sound
+from nldiff.curves import Curve
+from nldiff.figures import plots
 from nldiff.operators import Operator
 from nldiff.restoration.estimation import Trace, Verdict
 from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.settings import Settings
 from nldiff.sound.recording import Recording
 from nldiff.version import __version__
+from nldiff.writing import write_json
+
+# Share of the restored samples within the range of the curve that is shown.
+_SHOWN = 0.9999
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,21 @@ class Fit:
         verdict = self.sampling.verdict if self.sampling else None
         return verdict is not None and verdict.unchanged
 
+    def values(self) -> dict[str, Any]:
+        """What reports say of it."""
+        sampling = self.sampling
+        return {
+            "prior": sampling.prior if sampling else None,
+            "prior_scores": sampling.prior_scores if sampling else {},
+            "settings": dataclasses.asdict(sampling.settings) if sampling else None,
+            "verdict": _verdict(sampling.verdict) if sampling else None,
+            "cost": sampling.cost if sampling else (),
+            "network_evaluations": sampling.evaluations if sampling else 0,
+            "seconds": self.seconds,
+            "restored_band_hz": self.restored_band_hz,
+            "weights": self.weights,
+        }
+
 
 @dataclass(frozen=True)
 class Restoration:
@@ -81,17 +104,19 @@ class Restoration:
         gain: `audio` is the result at the method's level times this.
         fit: what the method found, at its own level.
         config: the `RestoreConfig` as a dictionary.
+        known: text of the operator, where it was known.
         versions: of nldiff, torch and Python.
     """
 
     audio: np.ndarray
     sample_rate: int
-    curve: Callable[[np.ndarray], np.ndarray]
+    curve: Curve
     explained_db: float
     method: str
     gain: float
     fit: Fit
     config: dict[str, Any]
+    known: str | None = None
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     @property
@@ -107,8 +132,37 @@ class Restoration:
 
     def scaled(self, factor: float) -> "Restoration":
         """The same restoration with `factor` times the amplitude."""
-        audio, curve = (self.audio * factor).astype(np.float32), self.curve
-        return replace(self, audio=audio, gain=self.gain * factor, curve=lambda x: curve(np.asarray(x) / factor))
+        audio = (self.audio * factor).astype(np.float32)
+        return replace(self, audio=audio, gain=self.gain * factor, curve=self.curve.scaled(factor))
+
+    def save(self, folder: str | Path, stem: str = "audio") -> None:
+        """Write STEM.restored.wav (float32), STEM.curve.csv, STEM.curve.png and STEM.json, as `nldiff restore` does.
+
+        Every file is written completely or not at all; the folder is created if needed.
+
+        Raises:
+            NldiffError: a file cannot be written.
+        """
+        base, audio = Path(folder), np.atleast_2d(self.audio)
+        sound.write_wav(base / f"{stem}.restored.wav", audio, self.sample_rate)
+        self.curve.save(base / f"{stem}.curve.csv")
+        plots.save_figure(self.curve.plot(audio), base / f"{stem}.curve.png")
+        report = {
+            "sample_rate": self.sample_rate,
+            "channels": audio.shape[0],
+            "frames": audio.shape[1],
+            "known": self.known,
+            "config": self.config,
+            "seed": self.config["seed"],
+            "versions": self.versions,
+            **self.fit.values(),
+            "method": self.method,
+            "restored": f"{stem}.restored.wav",
+            "curve_range": shown_range(audio),
+            "explained_db": self.explained_db,
+            "gain": self.gain,
+        }
+        write_json(base / f"{stem}.json", report)
 
 
 def settle(
@@ -147,6 +201,18 @@ def user_curve(fit: Fit, gain: float) -> Callable[[np.ndarray], np.ndarray]:
         return _apply(operator.static, operator, np.divide(samples, gain)) / fit.observation_gain
 
     return curve
+
+
+def shown_range(samples: np.ndarray) -> float:
+    """The amplitude that almost all samples are within; beyond it a curve is a guess."""
+    return float(np.quantile(np.abs(samples), _SHOWN))
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    confidence = {"confidence": verdict.judgement.confidence} if verdict.judgement else {}
+    return dataclasses.asdict(verdict) | {"margin": verdict.margin, "warnings": verdict.warnings} | confidence
 
 
 def versions() -> dict[str, str]:

@@ -14,8 +14,8 @@ from nldiff.operators import Waveshaper, make_waveshaper
 from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
 from nldiff.restoration.branches import BranchSettings
-from nldiff.restoration.evidence import EvidenceSettings
 from nldiff.restoration.increasing import CurveSettings
+from nldiff.restoration.measures import EvidenceSettings
 from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
 from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerSettings

@@ -14,20 +14,10 @@ from torch import Tensor
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion
-from nldiff.restoration.evidence import (
-    EvidenceSettings,
-    Judgement,
-    binding,
-    frame_spread,
-    judge,
-    log_odds,
-    nothing_happened,
-    plateau_share,
-    predictability,
-    unexplained,
-)
+from nldiff.restoration.evidence import Judgement, binding, judge, log_odds, nothing_happened, unexplained
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import CurveSettings, plain_curves
+from nldiff.restoration.measures import EvidenceSettings, frame_spread, plateau_share, predictability
 
 RATE = 16000
 SETTINGS = EvidenceSettings()

@@ -366,7 +366,7 @@ def test_a_second_run_replaces_all_results(
         "nldiff.restoration.output.run_method",
         "nldiff.restoration.output.settle",
         "nldiff.figures.plots.save_figure",
-        "nldiff.restoration.output.json",
+        "nldiff.restoration.output.write_json",
     ],
 )
 def test_results_of_an_earlier_run_survive_a_failure_anywhere(
