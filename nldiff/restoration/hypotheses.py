@@ -14,6 +14,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.filtered import filtered
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -42,6 +43,7 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 
 
 HYPOTHESES: dict[str, Propose] = {
+    "filtered": filtered,
     "clipped": _clipped,
 }
 """By name, the cheapest first."""
