@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from nldiff import sound
-from nldiff.operators import Chain
+from nldiff.operators import Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Estimate, estimate_operator
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.peeling import split, undone
+from nldiff.restoration.peeling import peel
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.result import Fit, Sampling
 from nldiff.restoration.settings import check_config, resolve_settings
@@ -48,10 +48,10 @@ def diffusion(
     config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
     check_config(config)
     choice = choose_prior(job.recording, job.priors)
-    recording, known, after = job.recording, job.known if told else None, None
+    recording, known = job.recording, job.known if told else None
+    last: Operator = Identity()
     if known and resolve_settings(choice.prior, config).refines:
-        known, after = split(known)
-        recording = undone(recording, after) if after else recording
+        recording, known, last = peel(recording, known)
     work = make_workspace(recording, choice.prior, config, known, sample)
     # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
     first = allowed_strategies(work.settings.refinement.name)[0]
@@ -64,7 +64,9 @@ def diffusion(
         emit(block)
     own, used = job.recording.sample_rate, choice.prior.sample_rate
     return Fit(
-        operator=Chain([strategy.operator, after.at_level(work.gain)]) if after else strategy.operator,
+        operator=strategy.operator
+        if recording is job.recording
+        else Chain([strategy.operator, last.at_level(work.gain)]),
         observation_gain=work.gain,
         seconds=time.monotonic() - started,
         restored_band_hz=(own if strategy.full_band else min(own, used)) / 2,

@@ -61,7 +61,9 @@ def filtered(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     last = find_filter(loudest, work.recording.sample_rate, work.settings.plateaus)
     if last is None:
         return
-    recording = undone(work.recording, last, centred=True)
+    inversion = last.inversion()
+    assert inversion is not None, "found by what undoing it leaves"
+    recording = undone(work.recording, inversion, centred=True)
     inside = make_workspace(recording, work.prior, work.config, None, work.sample)
     for inner in SparseRefinement.plain(inside, inside.observed(inside.excerpts)):
         yield Peeled.around(inner, inside, last, work)

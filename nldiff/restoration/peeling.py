@@ -11,37 +11,45 @@ from functools import lru_cache
 import numpy as np
 
 from nldiff.operators import Chain, Identity, Operator
+from nldiff.operators.filters import Inversion
 from nldiff.sound.recording import Recording
 
 
-def split(operator: Operator) -> tuple[Operator, Operator | None]:
-    """Take an operator apart into what comes first, and the longest rest that can be undone; None if none can."""
+def peel(recording: Recording, operator: Operator) -> tuple[Recording, Operator, Operator]:
+    """Undo the longest last part of a known operator that can be undone.
+
+    Returns:
+        The recording before that part, what made it, and that part; `recording` itself where nothing can be undone.
+    """
+    first, last = split(operator)
+    inversion = None if isinstance(last, Identity) else last.inversion()
+    return undone(recording, inversion) if inversion else recording, first, last
+
+
+def split(operator: Operator) -> tuple[Operator, Operator]:
+    """Take an operator apart into what comes first, and the longest rest that can be undone."""
     if operator.inversion():
         return Identity(), operator
     parts = list(operator.operators) if isinstance(operator, Chain) and operator.mix == 1 else [operator]
     after: list[Operator] = []
     while parts[-1].inversion():
         after.insert(0, parts.pop())
-    if not after:
-        return operator, None
-    return _chain(parts), _chain(after)
+    return (_chain(parts), _chain(after)) if after else (operator, Identity())
 
 
-def undone(recording: Recording, operator: Operator, centred: bool = False) -> Recording:
+def undone(recording: Recording, inversion: Inversion, centred: bool = False) -> Recording:
     """The recording before the last operator, read piece by piece like the recording itself.
 
     One pass over it notes the states between blocks, so that memory does not grow with the length.
 
     Args:
         recording: the observation.
-        operator: what is undone, at the recording's rate and level; it has an inversion.
+        inversion: of the operator, at the recording's rate and level; its start may be one for every channel.
         centred: take the mean of every channel away: where the recording does not begin in silence, undoing a high-pass
             leaves an unknown constant.
     """
-    inversion = operator.inversion()
-    assert inversion is not None, "only what can be undone is"
     blocks = list(recording.blocks())
-    states = [np.tile(inversion.start, (recording.channels, 1))]
+    states = [np.broadcast_to(inversion.start, (recording.channels, inversion.start.shape[-1]))]
     total = np.zeros((recording.channels, 1))
     for start, frames in blocks:
         x, after = inversion.step(recording.read(start, frames).astype(np.float64), states[-1])
