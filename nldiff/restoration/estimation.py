@@ -106,7 +106,8 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     y = work.observed(work.excerpts)
     if work.known:
         operator = work.known.at_level(work.gain)
-        if strategy := choose_strategy(work, operator, y, None):
+        untouched = Unchanged(work.known) if isinstance(work.known, Identity) and work.settings.refines else None
+        if strategy := untouched or choose_strategy(work, operator, y, None):
             return Estimate(strategy, None, None, 1, _trace(work, []))
         return _sampled(work, y, operator, progress)[0]
     if not work.settings.evidence.judge:

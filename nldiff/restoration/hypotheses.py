@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.filtered import filtered
 from nldiff.restoration.folds import FoldInversion, folded
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
@@ -56,10 +57,11 @@ def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 
 HYPOTHESES: dict[str, Propose] = {
     "folded": _folded,
+    "filtered": filtered,
     "clipped": _clipped,
     "bent": _bent,
 }
-"""By name, the cheapest first."""
+"""By name, in the order in which they are tried: those first that see at once that they are not meant."""
 
 
 def judged_hypotheses(work: Workspace, y: Tensor) -> list[Candidate]:

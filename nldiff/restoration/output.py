@@ -205,7 +205,7 @@ def _distorted(
     if distort is None:
         return recording, None, None
     clean = recording.read(0, recording.frames)
-    truth = distort.build(torch.from_numpy(clean))
+    truth = distort.build(torch.from_numpy(clean), recording.sample_rate)
     observed = truth(torch.from_numpy(clean)).numpy()
     check_scores(source, clean, observed)
     observed_recording = Recording.from_array(observed, recording.sample_rate, str(source))
