@@ -9,6 +9,8 @@ DEMO_OUTPUT := out/demo
 SOURCES := nldiff tests train_prior.py train_baseline.py infer.py docs $(wildcard benchmarks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 MINUTES ?= 10
+MODULE ?= nldiff/metrics/statistics.py
+TESTS ?= tests/$(word 2,$(subst /, ,$(MODULE)))
 # Several processes, each with one thread: faster than one process with several, and results are the same.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -35,6 +37,17 @@ test-survey: $(VENV)/.installed-dev ## reproduce published results of A-SPADE (a
 
 fuzz: $(VENV)/.installed-dev ## try damaged inputs of all kinds, for MINUTES
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+mutation: $(VENV)/.installed-dev ## change MODULE at every place in turn: which changes do its TESTS not notice?
+	$(INSTALL) 'cosmic-ray>=8.4'
+	mkdir -p build
+	printf '[cosmic-ray]\nmodule-path = "%s"\ntimeout = 120.0\nexcluded-modules = []\ntest-command = "%s"\n[cosmic-ray.distributor]\nname = "local"\n' \
+	  "$(MODULE)" "$(BIN)/python -m pytest -x -q -p no:cacheprovider $(TESTS)" > build/mutation.toml
+	$(BIN)/cosmic-ray baseline build/mutation.toml
+	$(BIN)/cosmic-ray init --force build/mutation.toml build/mutation.sqlite
+	$(BIN)/cosmic-ray exec build/mutation.toml build/mutation.sqlite
+	$(BIN)/cr-report --show-pending --no-show-output --surviving-only --show-diff build/mutation.sqlite
+	@echo "survivors, per cent: $$($(BIN)/cr-rate build/mutation.sqlite)"
 
 lint: $(VENV)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
 """Settings from YAML files and `key=value` arguments, validated against a dataclass."""
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -14,6 +16,7 @@ from nldiff.reading import regular_file
 
 Schema = TypeVar("Schema")
 
+_DEEPEST = 50
 _SHIPPED = Path(__file__).parent / "configs"
 
 
@@ -54,12 +57,15 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
     if path is not None:
         regular_file(path)
         with _mistakes_in(source):
-            config = OmegaConf.merge(config, OmegaConf.load(path))
+            text = path.read_text(encoding="utf-8")
+            check_nesting(text)
+            config = OmegaConf.merge(config, OmegaConf.load(io.StringIO(text)))
     for text in overrides:
         if "=" not in text:
             raise NldiffError(f"'{text}': key=value expected")
         with _mistakes_in(f"'{text}'"):
             key, _, value = text.partition("=")
+            check_nesting(value)
             if value.strip() == "{}":
                 # Merging an empty dictionary would change nothing.
                 OmegaConf.update(config, key, {}, merge=False)
@@ -69,6 +75,20 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
         result = OmegaConf.to_object(config)
     assert isinstance(result, schema)
     return result
+
+
+def check_nesting(text: str) -> None:
+    """Validate that YAML is not nested so deep that the parser, which is recursive and written in C, ends the program.
+
+    Raises:
+        ValueError: it is.
+        YAMLError: it is no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # not recursive, unlike what makes values of it
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"nested deeper than {_DEEPEST} levels")
 
 
 @contextmanager

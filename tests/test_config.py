@@ -184,3 +184,13 @@ def test_configurations_that_come_with_the_package_have_names(tmp_path: Path, mo
     assert find_config("guitar_small", "train") == Path("guitar_small")
     with pytest.raises(NldiffError, match=r"configuration gitar: no such file, and none of .*speech"):
         find_config("gitar", "eval")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 5000, "{a: " * 5000], ids=["brackets", "dashes", "braces"])
+def test_what_is_nested_too_deep_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(text)
+    with pytest.raises(NldiffError, match=r"configuration .*deep\.yaml: nested deeper than 50 levels"):
+        load_config(Schema, path)
+    with pytest.raises(NldiffError, match=r"nested deeper than 50 levels"):
+        load_config(Schema, None, [f"lengths={text}"])

@@ -14,7 +14,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_inputs_are_used_or_refused_in_one_line(kind: str, inputs: Inputs) -> None:
     outcomes = [attempt(getattr(inputs, kind), seed) for seed in range(60)]
-    assert set(outcomes) == {"used", "refused"}
+    assert "refused" in outcomes
+    assert set(outcomes) <= {"used", "refused"}
 
 
 def test_a_traceback_and_a_hang_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,8 @@ class RestoreConfig:
             which is less than half a chunk.
         excerpt_seconds: with a refinement, the operator is estimated on the loudest stretch of this length of a chunk.
         joint_items: chunks times channels that the operator is estimated on together; at least one chunk is.
-        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
+        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere. Other sizes round
+            differently, which sampling lets grow: results differ in detail.
     """
 
     prior: str = "auto"
