@@ -144,7 +144,7 @@ def _sampled(work: Workspace, y: Tensor, operator: Operator, progress: Progress)
 def weigh(work: Workspace, y: Tensor, candidates: list[Candidate]) -> Verdict:
     """What the evidence says of the excerpts `y`, with candidates of which the most believable is first, if any."""
     best, settings = candidates[0] if candidates else None, work.settings.evidence
-    if best and best.judgement.log_odds > 0:
+    if best and best.judgement.log_odds > settings.believable:
         finding = "distorted"
     else:
         piled_up = plateau_share(y, settings) > settings.largest_clean_plateau
