@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nldiff.operators import Identity, Operator
+from nldiff.restoration.changes import plateau_changes
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.hypotheses import Candidate, by_evidence, judged_hypotheses
 from nldiff.restoration.measures import plateau_share
@@ -54,6 +55,7 @@ class Verdict:
         judgement: of that restoration.
         log_odds: of every hypothesis that was tried, the most believable first.
         unchanged: whether the recording comes back as it is.
+        notes: other things that a user should know, a line each.
     """
 
     finding: str
@@ -61,6 +63,7 @@ class Verdict:
     judgement: Judgement | None
     log_odds: dict[str, float]
     unchanged: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def margin(self) -> float | None:
@@ -72,8 +75,8 @@ class Verdict:
     def warnings(self) -> list[str]:
         """What a user should know, a line each."""
         if self.finding == "distorted":
-            return []
-        return [_UNCHANGED[self.finding] if self.unchanged else _FORCED[self.finding]]
+            return list(self.notes)
+        return [_UNCHANGED[self.finding] if self.unchanged else _FORCED[self.finding], *self.notes]
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ def weigh(work: Workspace, y: Tensor, candidates: list[Candidate]) -> Verdict:
 
 def _believed(work: Workspace, y: Tensor, candidates: list[Candidate]) -> tuple[Strategy, Verdict]:
     verdict = weigh(work, y, candidates)
+    if verdict.finding != "nothing happened":
+        verdict = replace(verdict, notes=tuple(plateau_changes(work.recording, work.starts, work.length)))
     return Unchanged(Identity()) if verdict.unchanged else candidates[0].strategy, verdict
 
 
