@@ -28,10 +28,11 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
         drawn = {name: values for name in looks if (values := _values(cells, metric, name))}
         places = {name: place for place, name in enumerate(drawn, 1)}
         many = [name for name, values in drawn.items() if len(values) >= _LEAST_OF_A_BOX]
-        sets, at = [drawn[name] for name in many], [places[name] for name in many]
-        boxes = axes.boxplot(sets, positions=at, widths=0.6, patch_artist=True, medianprops={"color": "black"})
-        for name, box in zip(many, boxes["boxes"], strict=True):
-            box.set(facecolor=_fill(name, looks), hatch=looks[name].hatch)
+        if many:
+            sets, at = [drawn[name] for name in many], [places[name] for name in many]
+            boxes = axes.boxplot(sets, positions=at, widths=0.6, patch_artist=True, medianprops={"color": "black"})
+            for name, box in zip(many, boxes["boxes"], strict=True):
+                box.set(facecolor=_fill(name, looks), hatch=looks[name].hatch)
         for name in drawn.keys() - set(many):
             points, fill = [places[name]] * len(drawn[name]), {"facecolor": _fill(name, looks), "edgecolor": "black"}
             axes.scatter(points, drawn[name], marker=looks[name].marker or "o", s=36, zorder=3, **fill)
