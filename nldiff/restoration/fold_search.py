@@ -129,6 +129,8 @@ def _families(y: np.ndarray) -> list[Family]:
     if rms == 0:
         return []
     samples = y.ravel()
+    if np.median(np.diff(np.unique(samples))) > _WIDTH * rms / 8:  # quantised: there are no densities
+        return []
     if _rectified(samples, rms):
         return [Family(lambda: Distortion("full_wave"), ())]
     both = density_drop(np.abs(samples), rms)
