@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.filtered import filtered
+from nldiff.restoration.overdriven import overdriven
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -44,6 +45,7 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 
 HYPOTHESES: dict[str, Propose] = {
     "filtered": filtered,
+    "overdriven": overdriven,
     "clipped": _clipped,
 }
 """By name, the cheapest first."""

@@ -16,6 +16,7 @@ from nldiff.priors.old_settings import translate_settings
 from nldiff.restoration.branches import BranchSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.measures import EvidenceSettings
+from nldiff.restoration.overdrive_search import OverdriveSettings
 from nldiff.restoration.plateaus import PlateauSettings
 from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
@@ -32,8 +33,8 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus: fields in these groups of
-            `Settings` that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, overdrive: fields in these
+            groups of `Settings` that differ from what the prior recommends.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -60,6 +61,7 @@ class RestoreConfig:
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
     plateaus: dict[str, Any] = field(default_factory=dict)
+    overdrive: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -91,6 +93,7 @@ class Settings:
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
     plateaus: PlateauSettings = field(default_factory=PlateauSettings)
+    overdrive: OverdriveSettings = field(default_factory=OverdriveSettings)
 
     @property
     def refines(self) -> bool:
