@@ -8,7 +8,7 @@ from nldiff.config import load_config
 from nldiff.errors import NldiffError
 from nldiff.training.prior import TrainingConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "train").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[1] / "nldiff" / "configs" / "train").glob("*.yaml"))
 
 
 @dataclass
@@ -85,7 +85,7 @@ def test_mistakes_are_named_in_one_line(
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(NldiffError, match=r"nowhere\.yaml: No such file"):
+    with pytest.raises(NldiffError, match=r"nowhere\.yaml does not exist$"):
         load_config(Schema, tmp_path / "nowhere.yaml")
 
 
@@ -172,3 +172,25 @@ def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
         "refinement": {"name": "none"},
     }
     assert config["settings"] == {"refinement": {"name": "none"}}
+
+
+def test_configurations_that_come_with_the_package_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nldiff.config import find_config, shipped_configs
+
+    monkeypatch.chdir(tmp_path)
+    assert set(shipped_configs("train")) == {path.stem for path in CONFIGS}
+    assert find_config("guitar_small", "train").read_bytes() == CONFIGS[1].read_bytes()
+    (tmp_path / "guitar_small").write_text("seed: 3\n")
+    assert find_config("guitar_small", "train") == Path("guitar_small")
+    with pytest.raises(NldiffError, match=r"configuration gitar: no such file, and none of .*speech"):
+        find_config("gitar", "eval")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 5000, "{a: " * 5000], ids=["brackets", "dashes", "braces"])
+def test_what_is_nested_too_deep_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep.yaml"
+    path.write_text(text)
+    with pytest.raises(NldiffError, match=r"configuration .*deep\.yaml: nested deeper than 50 levels"):
+        load_config(Schema, path)
+    with pytest.raises(NldiffError, match=r"nested deeper than 50 levels"):
+        load_config(Schema, None, [f"lengths={text}"])

@@ -6,7 +6,7 @@ from functools import partial
 from nldiff.cli.trainings import add_training_arguments, run_training
 from nldiff.training.prior import TrainingConfig, train
 
-add_arguments = partial(add_training_arguments, examples="configs/train")
+add_arguments = partial(add_training_arguments, kind="train")
 
 
 def run(options: argparse.Namespace) -> int:

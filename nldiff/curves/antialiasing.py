@@ -1,9 +1,9 @@
 """Curves applied to audio with little aliasing.
 
-A curve makes harmonics above half the sampling rate. Looked up sample by sample, they come back as tones that were never
-there. Two remedies: oversampling, which leaves them room and removes them afterwards; and antiderivative antialiasing
-on top of it, which takes means of the curve along the line between neighbouring samples (Parker, Zavalishin and Le
-Bivic 2016, eq. 10), exactly, since the integral of a table is known in closed form.
+A curve makes harmonics above half the sampling rate. Looked up sample by sample, they come back as tones that were
+never there. Two remedies: oversampling, which leaves them room and removes them afterwards; and antiderivative
+antialiasing on top of it, which takes means of the curve along the line between neighbouring samples (Parker,
+Zavalishin and Le Bivic 2016, eq. 10), exactly, since the integral of a table is known in closed form.
 """
 
 from collections.abc import Callable, Iterator

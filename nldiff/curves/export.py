@@ -1,7 +1,7 @@
 """Curves for other programs: Web Audio, FAUST, JSFX, C and ONNX.
 
-All of them hold the table as evenly spaced points from -limit to limit, straight between them and flat outside, which is
-what `Curve.look_up` computes. A table that is not evenly spaced is sampled at `DENSE` points first.
+All of them hold the table as evenly spaced points from -limit to limit, straight between them and flat outside, which
+is what `Curve.look_up` computes. A table that is not evenly spaced is sampled at `DENSE` points first.
 """
 
 import json
@@ -112,7 +112,8 @@ last = {n - 1};
 def _c_header(table: Table) -> bytes:
     """A header of C99 and C++."""
     n = len(table.values)
-    return f"""/* Transfer curve found by nldiff {__version__}. No antialiasing: run it at a high rate, or oversample. */
+    return f"""/* Transfer curve found by nldiff {__version__}.
+   No antialiasing: run it at a high rate, or oversample. */
 #ifndef NLDIFF_CURVE_H
 #define NLDIFF_CURVE_H
 

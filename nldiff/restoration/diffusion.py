@@ -14,10 +14,10 @@ from nldiff import sound
 from nldiff.operators import Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Estimate, estimate_operator
+from nldiff.restoration.fit import Fit, Sampling
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.peeling import peel
 from nldiff.restoration.progress import Progress
-from nldiff.restoration.result import Fit, Sampling
 from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.restoration.strategies import Strategy, allowed_strategies, split_channels
 from nldiff.restoration.workspace import Workspace, make_workspace

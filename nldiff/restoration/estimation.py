@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from nldiff.operators import Identity, Operator
-from nldiff.restoration.evidence import Judgement, nothing_happened
+from nldiff.restoration.changes import plateau_changes
+from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.hypotheses import Candidate, by_evidence, judged_hypotheses
+from nldiff.restoration.measures import plateau_share
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import configured_waveshaper
 from nldiff.restoration.strategies import Strategy, Unchanged, choose_strategy, polarity
@@ -53,6 +55,7 @@ class Verdict:
         judgement: of that restoration.
         log_odds: of every hypothesis that was tried, the most believable first.
         unchanged: whether the recording comes back as it is.
+        notes: other things that a user should know, a line each.
     """
 
     finding: str
@@ -60,6 +63,7 @@ class Verdict:
     judgement: Judgement | None
     log_odds: dict[str, float]
     unchanged: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def margin(self) -> float | None:
@@ -71,8 +75,8 @@ class Verdict:
     def warnings(self) -> list[str]:
         """What a user should know, a line each."""
         if self.finding == "distorted":
-            return []
-        return [_UNCHANGED[self.finding] if self.unchanged else _FORCED[self.finding]]
+            return list(self.notes)
+        return [_UNCHANGED[self.finding] if self.unchanged else _FORCED[self.finding], *self.notes]
 
 
 @dataclass(frozen=True)
@@ -113,11 +117,11 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
         return _sampled(work, y, _waveshaper(work), progress)[0]
     tried = judged_hypotheses(work, y)
     if tried and tried[0].judgement.log_odds >= work.settings.evidence.certain:
-        strategy, verdict = _believed(work, tried)
+        strategy, verdict = _believed(work, y, tried)
         return Estimate(strategy, verdict, None, 1, _trace(work, []))
     estimate, x = _sampled(work, y, _waveshaper(work), progress)
     sampled = Candidate("sampled", estimate.strategy, estimate.strategy.judged(work, y, x))
-    strategy, verdict = _believed(work, by_evidence([*tried, sampled]))
+    strategy, verdict = _believed(work, y, by_evidence([*tried, sampled]))
     return replace(estimate, strategy=strategy, verdict=verdict)
 
 
@@ -140,18 +144,27 @@ def _sampled(work: Workspace, y: Tensor, operator: Operator, progress: Progress)
     return Estimate(strategy, None, posterior, polarity(x, y), _trace(work, noted)), x
 
 
-def _believed(work: Workspace, candidates: list[Candidate]) -> tuple[Strategy, Verdict]:
-    """The restoration that the evidence is for, of candidates of which the most believable is first."""
-    best, settings = candidates[0], work.settings.evidence
-    if best.judgement.log_odds > 0:
+def weigh(work: Workspace, y: Tensor, candidates: list[Candidate]) -> Verdict:
+    """What the evidence says of the excerpts `y`, with candidates of which the most believable is first, if any."""
+    best, settings = candidates[0] if candidates else None, work.settings.evidence
+    if best and best.judgement.log_odds > settings.believable:
         finding = "distorted"
     else:
-        clean = nothing_happened([best.judgement], settings)
-        finding = "nothing happened" if clean else "unexplained"
-    unchanged = finding != "distorted" and not settings.force
-    log_odds = {c.hypothesis: c.judgement.log_odds for c in reversed(candidates)}
-    verdict = Verdict(finding, best.hypothesis, best.judgement, dict(reversed(log_odds.items())), unchanged)
-    return Unchanged(Identity()) if unchanged else best.strategy, verdict
+        piled_up = plateau_share(y, settings) > settings.largest_clean_plateau
+        finding = "unexplained" if piled_up else "nothing happened"
+    log_odds: dict[str, float] = {}
+    for candidate in candidates:
+        log_odds.setdefault(candidate.hypothesis, candidate.judgement.log_odds)
+    unchanged = finding != "distorted" and not (settings.force and best)
+    name, judgement = (best.hypothesis, best.judgement) if best else ("", None)
+    return Verdict(finding, name, judgement, log_odds, unchanged)
+
+
+def _believed(work: Workspace, y: Tensor, candidates: list[Candidate]) -> tuple[Strategy, Verdict]:
+    verdict = weigh(work, y, candidates)
+    if verdict.finding != "nothing happened":
+        verdict = replace(verdict, notes=tuple(plateau_changes(work.recording, work.starts, work.length)))
+    return Unchanged(Identity()) if verdict.unchanged else candidates[0].strategy, verdict
 
 
 def _noted_inputs(work: Workspace) -> Tensor:

@@ -11,7 +11,7 @@ only the middle counts, and the others are reported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,14 +151,6 @@ def judge(
         unknown=bound.unknown,
         explained_db=float(-10 * np.log10(share)) if share else np.inf,
     )
-
-
-def nothing_happened(judgements: Iterable[Judgement], settings: EvidenceSettings = DEFAULTS) -> bool:
-    """Whether a recording comes back as it is: no restoration of it is believable, and no samples are piled up.
-
-    If this is false and no judgement has positive log-odds, the recording is distorted, but nothing explains it.
-    """
-    return all(j.log_odds <= 0 and j.plateau <= settings.largest_clean_plateau for j in judgements)
 
 
 def log_odds(predictability_gain: float, spread_gain: float, settings: EvidenceSettings = DEFAULTS) -> float:

@@ -13,8 +13,10 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.filtered import filtered
+from nldiff.restoration.folds import FoldInversion, folded
 from nldiff.restoration.overdriven import overdriven
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
@@ -43,12 +45,25 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         yield from SparseRefinement.plain(work, y)
 
 
+def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    if SparseRefinement in allowed_strategies(work.settings.refinement.name):
+        curve = bent_curve(y, work.recording.sample_rate, work.settings.bent, work.settings.curve)
+        yield SparseRefinement.told(work, curve.table, curve, y)
+
+
+def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    if FoldInversion in allowed_strategies(work.settings.refinement.name):
+        yield from folded(work, y)
+
+
 HYPOTHESES: dict[str, Propose] = {
+    "folded": _folded,
     "filtered": filtered,
     "overdriven": overdriven,
     "clipped": _clipped,
+    "bent": _bent,
 }
-"""By name, the cheapest first."""
+"""By name, in the order in which they are tried: those first that see at once that they are not meant."""
 
 
 def judged_hypotheses(work: Workspace, y: Tensor) -> list[Candidate]:

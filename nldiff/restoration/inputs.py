@@ -1,5 +1,6 @@
 """What callers of the library hand over: audio, rates, known operators and priors, checked and converted."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ KnownOperator: TypeAlias = Operator | Curve | str | None
 # (offset, full scale) of whole numbers in audio files as SciPy and others read them.
 _FULL_SCALE = {"uint8": (128.0, 128.0), "int16": (0.0, 2.0**15), "int32": (0.0, 2.0**31)}
 _RATES = (1000, 1_000_000)
+_log = logging.getLogger(__name__)
 
 
 def checked_audio(audio: object) -> np.ndarray:
@@ -100,7 +102,11 @@ def loaded_priors(prior: PriorLike, config: RestoreConfig, method: Method) -> li
     if not method.uses_prior:
         return []
     if isinstance(prior, str | Path):
-        return load_candidates(prior, choose_device(config.device))
+        device = choose_device(config.device)
+        loaded = load_candidates(prior, device)
+        for candidate in loaded:
+            _log.info("prior %s: %d Hz, on %s", candidate.name, candidate.sample_rate, device)
+        return loaded
     priors: list[Prior] = [prior] if isinstance(prior, Prior) else list(prior)
     if not priors or not all(isinstance(candidate, Prior) for candidate in priors):
         raise NldiffError(f"prior={prior!r}: a name, a file or loaded priors expected")

@@ -26,6 +26,7 @@ class EvidenceSettings:
     Attributes:
         judge: whether hypotheses are tried and judged; without, the operator is what was sampled.
         force: whether the best hypothesis is taken even if it is not believable, instead of the recording as it is.
+        believable: log-odds that a restoration needs to be preferred to the recording as it is.
         certain: log-odds from which no other hypothesis is tried.
         hopeless: log-odds of a rough first attempt below which a hypothesis is dropped.
         frame_seconds: length of the frames.
@@ -42,6 +43,7 @@ class EvidenceSettings:
 
     judge: bool = True
     force: bool = False
+    believable: float = 3.0
     certain: float = 4.0
     hopeless: float = -2.0
     frame_seconds: float = 0.04
@@ -65,7 +67,9 @@ class EvidenceSettings:
         require(self, "evidence", ("noise_db",), below=0)
         require(self, "evidence", ("plateau_edge",), above=0, below=0.25)
         require(self, "evidence", ("largest_clean_plateau",), least=0)
-        require(self, "evidence", ("certain", "hopeless", "bias", "predictability_weight", "spread_weight"))
+        require(
+            self, "evidence", ("believable", "certain", "hopeless", "bias", "predictability_weight", "spread_weight")
+        )
 
 
 DEFAULTS = EvidenceSettings()

@@ -46,8 +46,7 @@ class SparseRefinement(Strategy):
             known = known_increasing(operator, limit, y, settings)
             if known is None:
                 return None
-            x = work.refined(work.first_guess(y), known, y, brief=True)
-            return cls(operator, tightened(work, known, x, y, refit=False))
+            return cls.told(work, operator, known, y)
         curve = nearest_increasing(operator, x, y, settings)
         if curve is None:
             return None
@@ -56,6 +55,12 @@ class SparseRefinement(Strategy):
         # Where hypotheses are judged, the plain curves are hypotheses of their own.
         plain = [] if work.settings.evidence.judge else plain_starts(y, settings)
         return cls._fitted(work, y, (curve, x, settings.loosening), *plain)
+
+    @classmethod
+    def told(cls, work: Workspace, operator: Operator, curve: IncreasingCurve, y: Tensor) -> SparseRefinement:
+        """The strategy for a curve that is right as it is."""
+        x = work.refined(work.first_guess(y), curve, y, brief=True)
+        return cls(operator, tightened(work, curve, x, y, refit=False))
 
     @classmethod
     def plain(cls, work: Workspace, y: Tensor) -> Iterator[SparseRefinement]:

@@ -131,4 +131,4 @@ def test_a_hypothesis_that_leaves_no_doubt_saves_the_sampling(prior: Prior, monk
     verdict = restore(y, TINY_RATE, prior, config=doubtful).fit.sampling.verdict  # type: ignore[union-attr]
     assert len(sampler.calls) == 1
     assert verdict
-    assert set(verdict.log_odds) == {"clipped", "sampled"}
+    assert set(verdict.log_odds) == {"clipped", "bent", "sampled"}

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from nldiff.errors import NldiffError
 from nldiff.operators import WAVESHAPERS, Distortion
 from nldiff.priors.saved import Prior
+from nldiff.restoration.fit import Sampling
 from nldiff.restoration.pipeline import restore
-from nldiff.restoration.result import Restoration, Sampling
+from nldiff.restoration.result import Restoration
 from nldiff.restoration.settings import RestoreConfig
 
 
