@@ -17,6 +17,7 @@ from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.filtered import filtered
 from nldiff.restoration.folds import FoldInversion, folded
+from nldiff.restoration.overdriven import overdriven
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -59,6 +60,7 @@ def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 HYPOTHESES: dict[str, Propose] = {
     "folded": _folded,
     "filtered": filtered,
+    "overdriven": overdriven,
     "clipped": _clipped,
     "bent": _bent,
 }

@@ -17,6 +17,7 @@ from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.measures import EvidenceSettings
+from nldiff.restoration.overdrive_search import OverdriveSettings
 from nldiff.restoration.plateaus import PlateauSettings
 from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
@@ -41,8 +42,8 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, bent: fields in these
-            groups of `Settings` that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, overdrive, bent: fields in
+            these groups of `Settings` that differ from what the prior recommends.
         level: of the result, one of `LEVELS`.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -71,6 +72,7 @@ class RestoreConfig:
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
     plateaus: dict[str, Any] = field(default_factory=dict)
+    overdrive: dict[str, Any] = field(default_factory=dict)
     bent: dict[str, Any] = field(default_factory=dict)
     level: str = "auto"
     seed: int = 0
@@ -104,6 +106,7 @@ class Settings:
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
     plateaus: PlateauSettings = field(default_factory=PlateauSettings)
+    overdrive: OverdriveSettings = field(default_factory=OverdriveSettings)
     bent: BentSettings = field(default_factory=BentSettings)
 
     @property
