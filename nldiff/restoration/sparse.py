@@ -10,12 +10,14 @@ set.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nldiff.cores import side_by_side
 from nldiff.errors import NldiffError, require
-from nldiff.restoration.feasible import FeasibleSet
+from nldiff.restoration.feasible import FeasibleSet, Intervals
 from nldiff.transforms.stft import overlap_add, stft
 
 
@@ -86,8 +88,11 @@ def sparsest_consistent(
     """
     # Otherwise the way into the set would count as momentum, and be overshot several times over.
     x = feasible.project(x)
-    found = [_sparsest(x, feasible, window, iterations, settings) for window in windows]
-    return feasible.project(torch.stack(found).mean(0))
+    if isinstance(feasible, Intervals) and x.device.type == "cpu" and x.dtype == torch.float32:
+        found = _compiled(x, feasible, windows, iterations, settings)
+    else:
+        found = torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows])
+    return feasible.project(found.mean(0))
 
 
 def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, settings: RefinementSettings) -> Tensor:
@@ -99,19 +104,37 @@ def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, se
     inside = slice(half, half + samples)
     weight = overlap_add(hann.square().expand(1, spectrum.shape[1], -1), hop)[:, inside].reciprocal()
     ahead = previous = x
-    for i in range(iterations):
-        progress = i / max(1, iterations - 1)
-        fall = settings.last_threshold / settings.first_threshold
-        threshold = settings.first_threshold * fall**progress * largest
+    for threshold in _thresholds(iterations, settings):
         spectrum = stft(feasible.project(ahead), window, hop)
         energy = _mean_of_neighbours((spectrum * spectrum.conj()).real)
-        noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_(threshold**2)
+        noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_((threshold * largest) ** 2)
         gain = noise_share.neg_().add_(1).clamp_(min=0)
         frames = torch.fft.irfft(spectrum.mul_(gain), n=window).mul_(hann)
         current = overlap_add(frames, hop)[:, inside] * weight
         ahead = torch.lerp(previous, current, 1 + settings.momentum)
         previous = current
     return previous
+
+
+def _compiled(
+    x: Tensor, feasible: Intervals, windows: Sequence[int], iterations: int, settings: RefinementSettings
+) -> Tensor:
+    """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side."""
+    from nldiff.restoration.shrinkage import shrunk  # numba takes its time
+
+    thresholds, items = _thresholds(iterations, settings), range(len(x))
+    pieces = [
+        partial(shrunk, x[item], feasible.low[item], feasible.high[item], window, thresholds, settings.momentum)
+        for window in windows
+        for item in items
+    ]
+    return torch.stack(side_by_side(pieces)).view(len(windows), *x.shape)
+
+
+def _thresholds(iterations: int, settings: RefinementSettings) -> list[float]:
+    """The threshold of every iteration, as a fraction of the largest coefficient."""
+    fall = settings.last_threshold / settings.first_threshold
+    return [settings.first_threshold * fall ** (i / max(1, iterations - 1)) for i in range(iterations)]
 
 
 def _mean_of_neighbours(energy: Tensor) -> Tensor:
