@@ -21,7 +21,7 @@ def side_by_side(pieces: Iterable[Callable[[], _Result]]) -> list[_Result]:
     first exception of a piece is raised, after the pieces that run have ended.
     """
     pieces, threads = list(pieces), torch.get_num_threads()
-    if threads == 1 or len(pieces) == 1:
+    if threads == 1 or len(pieces) <= 1:
         return [piece() for piece in pieces]
     # The number of threads is a property of each thread, and what was set last is that of new ones.
     with ThreadPoolExecutor(min(threads, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
