@@ -5,11 +5,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from nldiff import sound
+from nldiff.cli.bars import restoration_bar, show_progress
 from nldiff.cli.summary import summary
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -145,16 +145,10 @@ def _restore_one(
     """Restore sample `number` of one input, with a progress bar and a summary."""
     config = replace(config, seed=config.seed + number)
     stem = _stem(path, options, number)
-    # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(desc=stem, unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
-
-        def on_step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with restoration_bar(stem, options.quiet) as bar:
         outputs = restore_file(
             path, options.output, priors, config, stem=stem, known=known, distort=distort,
-            method=method, weights=options.weights, on_step=on_step,
+            method=method, weights=options.weights, on_step=partial(show_progress, bar),
         )  # fmt: skip
     for warning in (outputs.report["verdict"] or {}).get("warnings", ()):
         print(f"warning: {path}: {warning}", file=sys.stderr)

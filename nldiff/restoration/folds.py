@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from nldiff.operators import Operator
 from nldiff.restoration.branches import invert
 from nldiff.restoration.increasing import known_increasing
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
@@ -36,11 +36,10 @@ class FoldInversion(Strategy):
             return None
         return cls(operator, piecewise(operator, limit))
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Invert channel by channel."""
         rate, settings = work.recording.sample_rate, work.settings.branches
         found = [invert(self.curve, item, rate, settings) for item in y.cpu().double().numpy()]
-        on_step()
         return torch.stack([torch.from_numpy(x) for x in found]).to(y.dtype).to(y.device)
 
 

@@ -74,7 +74,7 @@ def restore_file(
             memory.
         method: as in `nldiff.restore`, or as `find_method` gave it.
         weights: name or path of the weights of a method that is a network; None chooses them.
-        on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.

@@ -39,7 +39,7 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     Args:
         method: what restores.
         job: the recording.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
         own_scale: keep the scale of a method that fixes it, instead of giving `audio` the RMS of the recording.
     """
     blocks: list[np.ndarray] = []
@@ -84,7 +84,7 @@ def restore(
         known: the operator, if it is known, in the units of `audio`.
         config: everything else; its `prior` is not used.
         weights: name or path of the weights of a network.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
 
     Raises:
         NldiffError: unusable audio, method or settings.

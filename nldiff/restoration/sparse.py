@@ -8,7 +8,7 @@ of Siedenburg, Kowalski and Dörfler, "Audio declipping with social sparsity" (2
 set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,7 +68,12 @@ def spread(x: Tensor, windows: Sequence[int], floor: float = 0.01) -> float:
 
 
 def sparsest_consistent(
-    x: Tensor, feasible: FeasibleSet, windows: Sequence[int], iterations: int, settings: RefinementSettings
+    x: Tensor,
+    feasible: FeasibleSet,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Move `x` to a sparse signal of the feasible set.
 
@@ -82,6 +87,7 @@ def sparsest_consistent(
         windows: lengths of the Hann windows in samples at the rate of `x`, multiples of 4.
         iterations: how many, for each window.
         settings: thresholds and momentum.
+        on_share: told after every part of the work which share of the whole it was.
 
     Returns:
         [batch, time], a member of the set.
@@ -89,7 +95,7 @@ def sparsest_consistent(
     # Otherwise the way into the set would count as momentum, and be overshot several times over.
     x = feasible.project(x)
     if isinstance(feasible, Intervals) and x.device.type == "cpu" and x.dtype == torch.float32:
-        found = _compiled(x, feasible, windows, iterations, settings)
+        found = _compiled(x, feasible, windows, iterations, settings, on_share)
     else:
         found = torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows])
     return feasible.project(found.mean(0))
@@ -117,7 +123,12 @@ def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, se
 
 
 def _compiled(
-    x: Tensor, feasible: Intervals, windows: Sequence[int], iterations: int, settings: RefinementSettings
+    x: Tensor,
+    feasible: Intervals,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
 ) -> Tensor:
     """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side."""
     from nldiff.restoration.shrinkage import shrunk  # numba takes its time
@@ -128,7 +139,8 @@ def _compiled(
         for window in windows
         for item in items
     ]
-    return torch.stack(side_by_side(pieces)).view(len(windows), *x.shape)
+    share = partial(on_share, 1 / len(pieces)) if on_share else None
+    return torch.stack(side_by_side(pieces, share)).view(len(windows), *x.shape)
 
 
 def _thresholds(iterations: int, settings: RefinementSettings) -> list[float]:
