@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nldiff import sound
 from nldiff.cli.bars import restoration_bar, show_progress
+from nldiff.cli.jobs import run_in_processes
 from nldiff.cli.summary import summary
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -19,7 +20,7 @@ from nldiff.priors import SHIPPED, Prior
 from nldiff.priors.choice import load_candidates
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import restore_file, scratch_folder
-from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.settings import QUALITIES, RestoreConfig, check_config, resolve_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: suited to INPUT)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
     add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
+    add("--quality", choices=QUALITIES, help="how much work is spent (default: normal)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
+    add("--jobs", type=int, default=1, metavar="N", help="inputs to restore at once, one thread each (default: 1)")
     add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
     add("--device", help="auto, cpu, cuda or mps (default: auto)")
     add(
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.set_defaults(bar=True)
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
 
@@ -63,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     paths = sound.find_audio([text for text in options.inputs if text not in overrides])
     if not paths:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
+    if options.jobs < 1:
+        raise NldiffError(f"--jobs {options.jobs}: at least 1 expected")
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
     method = _method(options, known)
@@ -75,6 +81,8 @@ def run(options: argparse.Namespace) -> int:
         resolve_settings(prior, config)
     with scratch_folder(options.output):
         pass  # a folder that cannot be written is reported up front, and once
+    if options.jobs > 1 and len(paths) > 1:
+        return run_in_processes(run, options, [[str(path), *overrides] for path in paths])
     failed = 0
     for path in paths:
         try:
@@ -96,7 +104,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
     if options.known and name == "blind":
         name = "informed"
     method = find_method(name, options.weights)
-    for option in ("prior", "waveshaper", "steps"):
+    for option in ("prior", "waveshaper", "quality", "steps"):
         if getattr(options, option) is not None and not method.uses_prior:
             raise NldiffError(f"--{option} {getattr(options, option)}: --method {name} does not use it")
     if options.samples > 1 and not method.random:
@@ -107,7 +115,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
     """Change the settings that have an option of their own; the option wins."""
-    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "quality", "seed", "device")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     if options.force:
@@ -145,7 +153,7 @@ def _restore_one(
     """Restore sample `number` of one input, with a progress bar and a summary."""
     config = replace(config, seed=config.seed + number)
     stem = _stem(path, options, number)
-    with restoration_bar(stem, options.quiet) as bar:
+    with restoration_bar(stem, options.quiet or not options.bar) as bar:
         outputs = restore_file(
             path, options.output, priors, config, stem=stem, known=known, distort=distort,
             method=method, weights=options.weights, on_step=partial(show_progress, bar),

@@ -22,6 +22,27 @@ from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerS
 from nldiff.sampling.start import STARTS
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How much work a restoration is worth.
+
+    Attributes:
+        iterations: of the refinement, as a share of what the prior recommends.
+        changes: settings that take the place of what the prior recommends: group -> name -> value.
+    """
+
+    iterations: float = 1.0
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+QUALITIES = {
+    "fast": Quality(1 / 3, {"sampler": {"steps": 20}, "polish": {"sigma": 0.0}, "curve": {"loosening": (2.0, 1.0)}}),
+    "normal": Quality(),
+    "best": Quality(2.0, {"refinement": {"last_threshold": 2e-4}}),
+}
+"""The qualities by name. What the user sets counts in all of them."""
+
+
 @dataclass
 class RestoreConfig:
     """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
@@ -33,6 +54,7 @@ class RestoreConfig:
         waveshaper_options: arguments of that family.
         sampler, cost, operator_fit, refinement, curve, polish, evidence, branches: fields in these groups of `Settings`
             that differ from what the prior recommends.
+        quality: key of `QUALITIES`: how much work is spent.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -58,6 +80,7 @@ class RestoreConfig:
     polish: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
+    quality: str = "normal"
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -111,22 +134,30 @@ def check_config(config: RestoreConfig) -> None:
         )
     if config.above_band not in ("drop", "keep"):
         raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
+    if config.quality not in QUALITIES:
+        raise NldiffError(f"quality={config.quality}: {', '.join(QUALITIES)} expected")
     if config.warm_start not in STARTS:
         raise NldiffError(f"warm_start={config.warm_start}: {' or '.join(STARTS)} expected")
     configured_waveshaper(config)
 
 
 def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
-    """The library's defaults, changed by the prior's recommendations, changed by the user.
+    """The library's defaults, changed by the prior's recommendations, changed by the quality, changed by the user.
 
     The schedule never goes below the lowest noise level that the prior was trained on.
 
     Raises:
         NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
-    recommended, given = prior.settings, config.groups
-    names = [f.name for f in dataclasses.fields(Settings)]
-    settings = Settings(**{name: _group(name, recommended.get(name, {}) | given.get(name, {})) for name in names})
+    quality, given = QUALITIES[config.quality], config.groups
+    sources = prior.settings, quality.changes, given
+    changes = {f.name: {k: v for s in sources for k, v in s.get(f.name, {}).items()} for f in dataclasses.fields(Settings)}
+    settings = Settings(**{name: _group(name, values) for name, values in changes.items()})
+    if "iterations" not in given.get("refinement", {}):
+        iterations = max(1, round(quality.iterations * settings.refinement.iterations))
+        settings = dataclasses.replace(
+            settings, refinement=dataclasses.replace(settings.refinement, iterations=iterations)
+        )
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
         raise NldiffError(f"polish.sigma={settings.polish.sigma:g}: 0 or at least {sampler.sigma_min:g} expected")
