@@ -150,9 +150,9 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
         NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
     quality, given = QUALITIES[config.quality], config.groups
-    sources = prior.settings, quality.changes, given
-    changes = {f.name: {k: v for s in sources for k, v in s.get(f.name, {}).items()} for f in dataclasses.fields(Settings)}
-    settings = Settings(**{name: _group(name, values) for name, values in changes.items()})
+    sources, names = (prior.settings, quality.changes, given), [f.name for f in dataclasses.fields(Settings)]
+    merged = {name: {k: v for source in sources for k, v in source.get(name, {}).items()} for name in names}
+    settings = Settings(**{name: _group(name, values) for name, values in merged.items()})
     if "iterations" not in given.get("refinement", {}):
         iterations = max(1, round(quality.iterations * settings.refinement.iterations))
         settings = dataclasses.replace(

@@ -32,7 +32,7 @@ def _compiled(function: _Function) -> _Function:
         return njit(**options)(function)
 
 
-def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, thresholds: Sequence[float], momentum: float) -> Tensor:
+def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, schedule: Sequence[tuple[float, float]]) -> Tensor:
     """Shrink and project in turn.
 
     Args:
@@ -40,8 +40,7 @@ def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, thresholds: Sequen
         low: smallest value of every sample [time]; may be -infinite.
         high: largest value, same shape; may be infinite.
         window: length of the Hann window in samples, a multiple of 4.
-        thresholds: of the iterations, as fractions of the largest coefficient of `x`.
-        momentum: of the iterations.
+        schedule: threshold, as a fraction of the largest coefficient of `x`, and momentum of every iteration.
 
     Returns:
         The signal after the last shrinkage [time].
@@ -51,12 +50,13 @@ def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, thresholds: Sequen
     largest, count = float(spectrum.abs().max()), len(spectrum)
     weight = overlap_add(hann.square().expand(1, count, -1), hop)[0, half : half + len(x)].reciprocal()
     signal, energies = x.clone(), np.empty((3, spectrum.shape[1]), np.float32)
-    given = hann.numpy(), weight.numpy(), momentum, low.numpy(), high.numpy(), signal.numpy()
-    for threshold in thresholds:
+    given = hann.numpy(), weight.numpy(), low.numpy(), high.numpy(), signal.numpy()
+    for index, (threshold, momentum) in enumerate(schedule, 1):
         shrink(torch.view_as_real(spectrum).view(count, -1).numpy(), threshold * largest, energies)
         frames = torch.fft.irfft(spectrum, n=window)
-        advance(frames.numpy(), *given)
-        spectrum = torch.fft.rfft(frames)
+        advance(frames.numpy(), momentum, *given)
+        if index < len(schedule):
+            spectrum = torch.fft.rfft(frames)
     return signal
 
 
@@ -93,9 +93,9 @@ def shrink(spectrum: np.ndarray, threshold: float, energies: np.ndarray) -> None
 @_compiled
 def advance(
     frames: np.ndarray,
+    momentum: float,
     window: np.ndarray,
     weight: np.ndarray,
-    momentum: float,
     low: np.ndarray,
     high: np.ndarray,
     previous: np.ndarray,
@@ -106,9 +106,9 @@ def advance(
 
     Args:
         frames: [frames, window], a quarter of a window apart; the first is centred on the first sample.
+        momentum: of this iteration.
         window: Hann window.
         weight: of the sum of overlapping frames [time].
-        momentum: of the iterations.
         low: smallest value of every sample [time].
         high: largest value, same shape.
         previous: signal after the iteration before [time]; on return after this one.

@@ -31,7 +31,7 @@ class RefinementSettings:
         iterations: of the shrinkage, for each window.
         windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
-        momentum: of the iterations, 0 to below 1.
+        momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 2).
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
     """
 
@@ -40,7 +40,7 @@ class RefinementSettings:
     windows: tuple[int, ...] = (4096, 8192, 16384)
     first_threshold: float = 0.1
     last_threshold: float = 3e-4
-    momentum: float = 0.98
+    momentum: float = 0.99
     energy_floor: float = 0.01
 
     def __post_init__(self) -> None:
@@ -110,14 +110,14 @@ def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, se
     inside = slice(half, half + samples)
     weight = overlap_add(hann.square().expand(1, spectrum.shape[1], -1), hop)[:, inside].reciprocal()
     ahead = previous = x
-    for threshold in _thresholds(iterations, settings):
+    for threshold, momentum in _schedule(iterations, settings):
         spectrum = stft(feasible.project(ahead), window, hop)
         energy = _mean_of_neighbours((spectrum * spectrum.conj()).real)
         noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_((threshold * largest) ** 2)
         gain = noise_share.neg_().add_(1).clamp_(min=0)
         frames = torch.fft.irfft(spectrum.mul_(gain), n=window).mul_(hann)
         current = overlap_add(frames, hop)[:, inside] * weight
-        ahead = torch.lerp(previous, current, 1 + settings.momentum)
+        ahead = torch.lerp(previous, current, 1 + momentum)
         previous = current
     return previous
 
@@ -133,9 +133,9 @@ def _compiled(
     """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side."""
     from nldiff.restoration.shrinkage import shrunk  # numba takes its time
 
-    thresholds, items = _thresholds(iterations, settings), range(len(x))
+    schedule, items = _schedule(iterations, settings), range(len(x))
     pieces = [
-        partial(shrunk, x[item], feasible.low[item], feasible.high[item], window, thresholds, settings.momentum)
+        partial(shrunk, x[item], feasible.low[item], feasible.high[item], window, schedule)
         for window in windows
         for item in items
     ]
@@ -143,10 +143,14 @@ def _compiled(
     return torch.stack(side_by_side(pieces, share)).view(len(windows), *x.shape)
 
 
-def _thresholds(iterations: int, settings: RefinementSettings) -> list[float]:
-    """The threshold of every iteration, as a fraction of the largest coefficient."""
+def _schedule(iterations: int, settings: RefinementSettings) -> list[tuple[float, float]]:
+    """Threshold, as a fraction of the largest coefficient, and momentum of every iteration.
+
+    The momentum grows as that of Nesterov does: with much of it from the start, few iterations overshoot.
+    """
     fall = settings.last_threshold / settings.first_threshold
-    return [settings.first_threshold * fall ** (i / max(1, iterations - 1)) for i in range(iterations)]
+    thresholds = [settings.first_threshold * fall ** (k / max(1, iterations - 1)) for k in range(iterations)]
+    return [(threshold, float(min(settings.momentum, k / (k + 2)))) for k, threshold in enumerate(thresholds)]
 
 
 def _mean_of_neighbours(energy: Tensor) -> Tensor:
