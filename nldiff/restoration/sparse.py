@@ -31,16 +31,16 @@ class RefinementSettings:
         iterations: of the shrinkage, for each window.
         windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
-        momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 2).
+        momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
     """
 
     name: str = "auto"
-    iterations: int = 150
+    iterations: int = 200
     windows: tuple[int, ...] = (4096, 8192, 16384)
     first_threshold: float = 0.1
     last_threshold: float = 3e-4
-    momentum: float = 0.99
+    momentum: float = 0.98
     energy_floor: float = 0.01
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ def _schedule(iterations: int, settings: RefinementSettings) -> list[tuple[float
     """
     fall = settings.last_threshold / settings.first_threshold
     thresholds = [settings.first_threshold * fall ** (k / max(1, iterations - 1)) for k in range(iterations)]
-    return [(threshold, float(min(settings.momentum, k / (k + 2)))) for k, threshold in enumerate(thresholds)]
+    return [(threshold, float(min(settings.momentum, k / (k + 3)))) for k, threshold in enumerate(thresholds)]
 
 
 def _mean_of_neighbours(energy: Tensor) -> Tensor:

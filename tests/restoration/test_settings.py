@@ -323,5 +323,5 @@ def test_the_quality_changes_what_the_prior_recommends_but_not_what_the_user_set
 
 
 def test_an_unknown_quality_is_refused() -> None:
-    with pytest.raises(NldiffError, match="^quality=better: fast, normal, best expected$"):
+    with pytest.raises(NldiffError, match=r"^quality=better: fast, normal, best expected$"):
         check_config(RestoreConfig(quality="better"))
