@@ -1,4 +1,4 @@
-"""Damaged inputs of every kind, from seeds: each must be used or refused in one line, within five seconds of the processor.
+"""Damaged inputs of every kind, from seeds: each must be used or refused in one line, within five CPU seconds.
 
 `make fuzz MINUTES=10` runs it; `tests/test_fuzz.py` a short part of it. A finding is repeated by its kind and seed:
 `python tests/fuzz.py --kinds audio --first 1234 --count 1`.
@@ -44,7 +44,8 @@ _CONTAINERS = (
     ("aiff", "PCM_24"), ("au", "PCM_16"), ("w64", "PCM_16"), ("rf64", "FLOAT"), ("caf", "PCM_16"), ("opus", "OPUS"),
 )  # fmt: skip
 _VALUES = (
-    "", "null", "{}", "[]", "{a: 3}", "[1, x]", "-1", "0", "1e400", "nan", "1000000000000", "true", "x" * 300, "!!python/x",
+    "", "null", "{}", "[]", "{a: 3}", "[1, x]", "-1", "0", "1e400", "nan", "1000000000000", "true", "x" * 300,
+    "!!python/x",
     "[[[[1]]]]", "${a}", "${oc.env:NOTHING}", "'", "\"", "\\n", "\0", "1.5", "auto", "[0.5]", "{1: {2: {3: 4}}}",
 )  # fmt: skip
 

@@ -131,8 +131,6 @@ def _families(y: np.ndarray) -> list[Family]:
     samples = y.ravel()
     if np.median(np.diff(np.unique(samples))) > _WIDTH * rms / 8:  # quantised: there are no densities
         return []
-    if _rectified(samples, rms):
-        return [Family(lambda: Distortion("full_wave"), ())]
     both = density_drop(np.abs(samples), rms)
     top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
     found = []
@@ -173,12 +171,6 @@ def density_drop(samples: np.ndarray, rms: float) -> Drop | None:
     best = int(np.argmax(drop))
     plateau = inside[best] > _PLATEAU * before[best]
     return None if drop[best] < _LEAST_DROP or plateau else Drop(float(values[best]), float(drop[best]))
-
-
-def _rectified(samples: np.ndarray, rms: float) -> bool:
-    """Whether samples end at zero from above, but do not rest there, as half a wave does."""
-    near, nearer = (float(np.mean(np.abs(samples) < share * rms)) for share in (_WIDTH, _WIDTH / 8))
-    return float(np.mean(samples < -_ZERO * rms)) == 0 and nearer < _RESTING * near
 
 
 def _folded_once(top: float, bottom: float, limit: float) -> Operator:

@@ -82,7 +82,7 @@ def restore_file(
         weights: name or path of the weights of a method that is a network; None chooses them.
         strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
             is missing.
-        on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nldiff.operators import Operator, Rescaled
 from nldiff.restoration.evidence import Judgement, judge
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.overdrive_search import find_overdrive, first_state
 from nldiff.restoration.peeling import undone
 from nldiff.restoration.strategies import allowed_strategies
@@ -35,9 +36,8 @@ class Overdriven(Strategy):
     def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> None:
         """Not found from an operator: known ones are split, see `nldiff.restoration.peeling`."""
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Read the undone recording."""
-        on_step()
         return self.work.observed([self.work.read(chunk) for chunk in chunks])
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:

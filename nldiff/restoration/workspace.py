@@ -18,13 +18,21 @@ from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.restoration.increasing import IncreasingCurve
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.polish import polish, polish_levels
+from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparsest_consistent, spread
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
 from nldiff.sound.recording import Recording
+
+LISTENING, SAMPLING, FITTING = "listening", "sampling", "fitting the curve"
+"""Phases: what comes before sampling; sampling for the operator; brief refinements."""
+# Roughly, in seconds: a network evaluation and a guided diffusion step for a second of audio, and one iteration of the
+# refinement for a sample and a window. Progress measures as soon as it can.
+NETWORK_SECONDS, GUIDED_SECONDS, ITERATION_SECONDS = 0.03, 0.1, 1.5e-8
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class Workspace:
         gain: prior level = `gain` * observed sample.
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
         sample: draws from the posterior, see `nldiff.sampling.sample`.
+        progress: counts brief refinements.
     """
 
     recording: Recording
@@ -57,6 +66,7 @@ class Workspace:
     gain: float
     first_guess: FirstGuess
     sample: Callable[..., Posterior]
+    progress: Progress
 
     @property
     def device(self) -> torch.device:
@@ -117,7 +127,9 @@ class Workspace:
             callback=callback,
         )
 
-    def refined(self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False) -> Tensor:
+    def refined(
+        self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False, on_share: OnShare | None = None
+    ) -> Tensor:
         """The sparsest signal under which the curve gives `y`, from the estimate `x`, at the recording's rate.
 
         Args:
@@ -125,10 +137,24 @@ class Workspace:
             curve: that of all items.
             y: what was observed, at the prior's level, same shape.
             brief: spend only as many iterations as an estimate of the curve needs.
+            on_share: told after every part of the work which share of the whole it was.
         """
         settings = self.settings.refinement
-        iterations = 1 + settings.iterations // self.settings.curve.iterations_divisor if brief else settings.iterations
-        return sparsest_consistent(x, curve.feasible(y), self.windows, iterations, settings)
+        feasible = curve.feasible(y)
+        x = sparsest_consistent(x, feasible, self.windows, self.iterations(brief), settings, on_share)
+        if brief:
+            self.progress.advance(FITTING)
+        return x
+
+    def iterations(self, brief: bool) -> int:
+        """Of a refinement, for each window."""
+        whole = self.settings.refinement.iterations
+        return 1 + whole // self.settings.curve.iterations_divisor if brief else whole
+
+    def refinement_seconds(self, brief: bool) -> float:
+        """Roughly what a refinement takes for one second of one channel."""
+        passes = self.iterations(brief) * len(self.windows) * self.recording.sample_rate
+        return ITERATION_SECONDS * passes / torch.get_num_threads()
 
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""
@@ -147,6 +173,7 @@ def make_workspace(
     config: RestoreConfig,
     known: Operator | None,
     sample: Callable[..., Posterior] = sample,
+    progress: Progress | None = None,
 ) -> Workspace:
     """Find the loudest chunks, the level, and from both the first guess.
 
@@ -176,6 +203,7 @@ def make_workspace(
         gain=gain,
         first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
+        progress=progress or Progress(),
     )
 
 

@@ -267,7 +267,8 @@ WATCHED = """
 import os, sys
 written = []
 def hook(event, args):
-    if event == "open" and isinstance(args[0], (str, bytes)) and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    if event == "open" and isinstance(args[0], (str, bytes)) and (args[2] or 0) & writing:
         written.append(os.fsdecode(args[0]))
     if event in ("os.mkdir", "os.rename"):
         written.append(os.fsdecode(args[-3] if event == "os.mkdir" else args[1]))

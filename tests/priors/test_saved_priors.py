@@ -113,7 +113,7 @@ def test_prior_with_settings_of_an_old_file(tmp_path: Path, network: ScoreNetwor
             {
                 "sampler": {"steps": 40, "sigma_max": 0.5, "sigma_min": 1e-3, "churn": 0.0, "zeta": 0.6},
                 "operator_fit": {"warmup": 100, "segments": 6},
-                "refinement": {"name": "auto", "iterations": 600, "windows": [4096, 8192, 16384]},
+                "refinement": {"name": "auto", "iterations": 400, "windows": [4096, 8192, 16384]},
             },
         ),
         (
@@ -122,7 +122,7 @@ def test_prior_with_settings_of_an_old_file(tmp_path: Path, network: ScoreNetwor
                 "sampler": {"steps": 40, "sigma_max": 0.5, "sigma_min": 1e-3, "churn": 0.0, "zeta": 0.6},
                 "cost": {"n_fft": 512, "hop": 128},
                 "operator_fit": {"warmup": 100, "segments": 6},
-                "refinement": {"name": "auto", "iterations": 300, "windows": [512, 1024, 2048]},
+                "refinement": {"name": "auto", "iterations": 200, "windows": [512, 1024, 2048]},
                 "polish": {"sigma": 0.015},
             },
         ),

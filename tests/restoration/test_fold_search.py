@@ -44,11 +44,6 @@ def test_an_asymmetric_fold_is_found() -> None:
     torch.testing.assert_close(operator(grid), expected, rtol=0, atol=1e-3)
 
 
-def test_a_full_wave_rectifier_is_found() -> None:
-    (operator,) = found(np.abs(strings(2)))
-    assert str(operator) == "full_wave"
-
-
 @pytest.mark.parametrize(
     "operator",
     [

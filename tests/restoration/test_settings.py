@@ -307,3 +307,21 @@ def test_every_group_refuses_values_out_of_range(kind: type) -> None:
             with pytest.raises(NldiffError, match=rf"\.{name}=.* expected") as caught:
                 kind(**{name: wrong})
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("quality", "iterations"), [("fast", 30), ("normal", 90), ("best", 180)])
+def test_the_quality_changes_what_the_prior_recommends_but_not_what_the_user_sets(
+    prior: Prior, quality: str, iterations: int
+) -> None:
+    recommended = recommending(prior, {"refinement": {"iterations": 90}, "sampler": {"steps": 40}})
+    found = resolve_settings(recommended, RestoreConfig(quality=quality))
+    assert found.refinement.iterations == iterations
+    assert found.sampler.steps == (20 if quality == "fast" else 40)
+    own = RestoreConfig(quality=quality, refinement={"iterations": 7}, sampler={"steps": 50})
+    found = resolve_settings(recommended, own)
+    assert (found.refinement.iterations, found.sampler.steps) == (7, 50)
+
+
+def test_an_unknown_quality_is_refused() -> None:
+    with pytest.raises(NldiffError, match=r"^quality=better: fast, normal, best expected$"):
+        check_config(RestoreConfig(quality="better"))
