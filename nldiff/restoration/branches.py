@@ -160,7 +160,8 @@ def _searched(
         limits = settings.memory, settings.survivors, settings.beam
         return search(low, high, spread, predictor.filters, frames, weight, *limits)[::direction].copy()
 
-    with ThreadPoolExecutor(2) as pool:
+    # Two threads would both compile the function that neither finds compiled.
+    with ThreadPoolExecutor(2 if search.signatures else 1) as pool:
         both = list(pool.map(labels, (1, -1)))
     ahead[:order] = power
     spread = noise + ahead[:, None]
