@@ -23,14 +23,12 @@ from nldiff.restoration.prediction import Predictor, framewise
 
 # Width of the intervals in which samples are counted, as a fraction of the RMS; values are tried in steps of an eighth.
 _WIDTH = 0.04
-# Least turning value that is looked for, and how close to zero that of a rectifier is, as fractions of the RMS.
-_LEAST_VALUE, _ZERO = 0.4, 0.05
+# Least turning value that is looked for, as a fraction of the RMS.
+_LEAST_VALUE = 0.4
 # Least drop of the density, in standard deviations of the counts, and by how much it must drop.
 _LEAST_DROP, _DROP = 8.0, 2.0
 # Interval next to the drop against the one before: more is a plateau; a sine folder has 2.4.
 _PLATEAU = 3.2
-# Share of the samples near zero that are next to it in half a wave.
-_RESTING = 0.5
 # Seconds that families are compared on, searches after the first one there, and branches that tell survivors apart.
 _TRIAL_SECONDS, _TRIAL_SEARCHES, _TRIAL_MEMORY = 0.5, 2, 3
 # Largest clean sample, in multiples of the RMS of the recording.
