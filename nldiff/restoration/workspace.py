@@ -162,9 +162,12 @@ class Workspace:
 
     def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
         """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
-        levels = polish_levels(self.settings.polish, self.settings.sampler.sigma_min)
+        settings, sources = self.settings.polish, self.sources(chunks)
+        levels = polish_levels(settings, self.settings.sampler.sigma_min)
         rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
-        return polish(self.prior.denoiser, x, curve.feasible(y), levels, self.sources(chunks), *rates)
+        return polish(
+            self.prior.denoiser, x, curve.feasible(y), levels, sources, *rates, settings.draws, settings.trust
+        )
 
 
 def make_workspace(

@@ -119,6 +119,9 @@ def test_the_compiled_loops_do_what_the_tensor_operations_do(
 
 def test_other_sets_and_types_are_refined_alike() -> None:
     class Plain(FeasibleSet):
+        def expectation(self, x: Tensor, deviation: float) -> Tensor:
+            return self.project(x)
+
         def project(self, x: Tensor) -> Tensor:
             return feasible.project(x)
 
