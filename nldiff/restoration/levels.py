@@ -72,7 +72,7 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
         raws: what the method emitted for every part.
         level: one of `nldiff.restoration.settings.LEVELS`, or "method": the scale that the method gives clean signals.
     """
-    sums = [_Sums.of(part.of(recording), raw) for (part, _), raw in zip(fits, raws, strict=True)]
+    sums = [_Sums.of(part.of(recording), raw, part.offset) for (part, _), raw in zip(fits, raws, strict=True)]
     settled = []
     for (part, fit), raw, each in zip(fits, raws, sums, strict=True):
         observed = part.of(recording)
@@ -113,8 +113,8 @@ class _Sums:
 
     Attributes:
         mean, deviation, ends: of the samples that the method emitted; the lowest and the highest one.
-        observed_deviation, observed_power, observed_peak: of the recording; sum of squares, highest magnitude around
-            the mean.
+        observed_deviation, observed_power, observed_peak: of the recording; sum of squares with the
+            offset, highest magnitude around the mean.
         slope: of the recording over the result where the curve is straight, without its sign.
         upside_down: the result has the other polarity.
     """
@@ -129,7 +129,7 @@ class _Sums:
     upside_down: bool
 
     @classmethod
-    def of(cls, recording: Recording, raw: Read) -> _Sums:
+    def of(cls, recording: Recording, raw: Read, offset: float) -> _Sums:
         samples, stride = recording.channels * recording.frames, max(1, recording.channels * recording.frames // _PAIRS)
         sums, pairs, ends = np.zeros(5), [], []
         for start, frames in recording.blocks():
@@ -150,7 +150,7 @@ class _Sums:
             deviation=max(square - mean**2, 0.0) ** 0.5,
             ends=(low, high),
             observed_deviation=max(observed_square - observed_mean**2, 0.0) ** 0.5,
-            observed_power=observed_square * samples,
+            observed_power=(observed_square + 2 * offset * observed_mean + offset**2) * samples,
             observed_peak=max(observed_high - observed_mean, observed_mean - observed_low),
             slope=straight_slope(-x if covariance < 0 else x, y),
             upside_down=bool(covariance < 0),

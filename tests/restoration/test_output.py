@@ -34,6 +34,7 @@ KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
     "network_evaluations", "seconds", "restored", "explained_db", "gain", "level_db", "parts", "prior_scores",
     "restored_band_hz", "verdict", "method", "weights", "curve_range", "format", "clipped_samples",
+    "warnings", "threads", "number_type",
 }  # fmt: skip
 
 
@@ -363,7 +364,7 @@ def test_a_second_run_replaces_all_results(
 @pytest.mark.parametrize(
     "place",
     [
-        "nldiff.restoration.output.run_method",
+        "nldiff.restoration.output.run_parts",
         "nldiff.restoration.output.settle",
         "nldiff.figures.plots.save_figure",
         "nldiff.restoration.output.write_json",
