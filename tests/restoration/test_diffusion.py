@@ -217,7 +217,7 @@ def test_the_curve_is_estimated_on_the_loudest_chunks_at_the_level_of_the_prior(
 def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sampler(monkeypatch, FakeSampler(keep=False))
     monkeypatch.setattr("nldiff.sound.recording._BLOCK", 1 << 13)
-    monkeypatch.setattr("nldiff.sound.files._BLOCK_FRAMES", 1 << 13)
+    monkeypatch.setattr("nldiff.sound.files.BLOCK_FRAMES", 1 << 13)
     config = RestoreConfig(chunk_seconds=1.0, overlap_seconds=0.1)
 
     def peak(seconds: int) -> int:
