@@ -106,7 +106,7 @@ def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: Curve
         total.backward()
         return total.detach()
 
-    optimiser.step(cost)  # type: ignore[no-untyped-call]
+    optimiser.step(cost)
     coefficients = np.concatenate([[0.0], np.exp(steps.detach().numpy()).cumsum()])
     inverse = BSpline(spline.knots, coefficients, _DEGREE)
     outputs = np.linspace(spline.knots[0], spline.knots[-1], curve.points)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -122,7 +123,8 @@ def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings)
         return None
     kept = [np.array(values) for _, values in found[: settings.started]]
     for narrowing, noise_db in enumerate(later, 1):
-        rounds = [_improved(lambda v, n=noise_db: evidence(v, fine, n), start, narrowing, settings) for start in kept]
+        finer = partial(evidence, excerpt=fine, noise_db=noise_db)
+        rounds = [_improved(finer, start, narrowing, settings) for start in kept]
         kept = [values for _, values in sorted(rounds, key=lambda result: result[0])][
             : max(1, settings.started - narrowing)
         ]
