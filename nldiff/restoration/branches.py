@@ -41,7 +41,7 @@ class BranchSettings:
         noise_deviations: how far noise carries observed values beyond a turning point, in standard deviations.
     """
 
-    order: int = 32
+    order: int = 20
     start_order: int = 8
     second_order: int = 16
     rounds: int = 5

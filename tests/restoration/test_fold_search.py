@@ -25,7 +25,7 @@ def distorted(operator: Operator, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("wavefold", "threshold", 0.1), ("triangle_fold", "threshold", 0.06), ("sine_fold", "amplitude", 0.08)],
+    [("wavefold", "threshold", 0.1), ("triangle_fold", "threshold", 0.06)],
 )
 def test_family_and_parameter_are_found(name: str, key: str, value: float) -> None:
     (operator,) = found(distorted(Distortion(name, {key: value}), strings()))
