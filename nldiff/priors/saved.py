@@ -62,15 +62,12 @@ class Prior:
         """Settings recommended for this prior, by group; they override the library's defaults.
 
         Groups are "sampler", "cost", "operator_fit", "refinement" and "polish", each of them optional. Files of version
-        0.1 hold one flat group, which is translated; today's refinement needs two thirds of the iterations.
+        0.1 hold one flat group, which is translated.
         """
         if "sampler" not in self.config:
             return self.config.get("settings", {})
         # Version 0.1 refined only where the prior asked for it.
-        groups = translate_settings({"refine_iterations": 0} | self.config["sampler"])
-        if "iterations" in groups["refinement"]:
-            groups["refinement"]["iterations"] = -(-2 * groups["refinement"]["iterations"] // 3)
-        return groups
+        return translate_settings({"refine_iterations": 0} | self.config["sampler"])
 
 
 def save_prior(path: Path, network: nn.Module, config: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ class CurveSettings:
     monotone_excess: float = 2.0
     largest_rms: float = 12.0
     knee_headroom: float = 1.02
-    iterations_divisor: int = 3
+    iterations_divisor: int = 4
     loosening: tuple[float, ...] = (4, 2, 1)
     halvings: int = 5
     spread_growth: float = 0.04

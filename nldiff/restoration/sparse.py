@@ -36,11 +36,11 @@ class RefinementSettings:
     """
 
     name: str = "auto"
-    iterations: int = 200
+    iterations: int = 300
     windows: tuple[int, ...] = (4096, 8192, 16384)
     first_threshold: float = 0.1
-    last_threshold: float = 3e-4
-    momentum: float = 0.98
+    last_threshold: float = 1e-4
+    momentum: float = 0.97
     energy_floor: float = 0.01
 
     def __post_init__(self) -> None:
