@@ -69,7 +69,11 @@ class Inputs:
             sf.write(buffer, stereo, 48000, format="OGG" if suffix == "opus" else suffix.upper(), subtype=subtype)
             self.audio_files.append((suffix, buffer.getvalue()))
         prior, baseline = save_tiny_prior(folder / "p.safetensors"), save_tiny_baseline(folder / "b.safetensors")
-        self.weight_files = [(load_prior, prior.read_bytes()), (load_baseline, baseline.read_bytes())]
+        files: list[tuple[Callable[[Path], Any], bytes]] = [
+            (load_prior, prior.read_bytes()),
+            (load_baseline, baseline.read_bytes()),
+        ]
+        self.weight_files = files
         self.prior = load_tiny_prior(folder)
         clips = {"a": plucked(0.4, TINY_RATE).astype(float)}
         self.run = write_run(folder / "run", clips, settings=[("hard_clip", "hard_clip:sdr=3", "3", "input SDR")])

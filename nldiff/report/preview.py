@@ -77,7 +77,7 @@ def build_preview(original: Path, restored: Path, curve_picture: Path, report: M
     shown = int(LONGEST_SECONDS * rate)
     signals = {"original": sound.read(original, 0, shown)[0], "restored": sound.read(restored, 0, shown)[0]}
     y, x = (signal.astype(np.float64) for signal in signals.values())
-    signals["difference"] = y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))
+    signals["difference"] = (y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))).astype(np.float32)
     frames = report["frames"]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nldiff.report"), autoescape=True, undefined=jinja2.StrictUndefined,

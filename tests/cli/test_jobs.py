@@ -20,7 +20,7 @@ def test_results_and_messages_are_those_of_one_job(
     takes = [write(tmp_path / f"{name}.wav", seed=seed) for seed, name in enumerate("abc")]
     bad = tmp_path / "bad.wav"
     bad.write_text("no audio")
-    arguments = [takes[0], bad, *takes[1:], "sampler.steps=2", "--seed", "3"]
+    arguments: list[str | Path] = [takes[0], bad, *takes[1:], "sampler.steps=2", "--seed", "3"]
     printed = []
     for jobs in ("1", "2"):
         assert run(prior, tmp_path / jobs, *arguments, "--jobs", jobs) == 1

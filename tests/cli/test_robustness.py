@@ -147,11 +147,11 @@ def test_what_is_no_file_is_refused_at_once(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     odd, take = make(Path("odd.wav")), write(tmp_path / "take.wav")
-    arguments = {
+    arguments: dict[str, list[str | Path]] = {
         "input": [odd, "--prior", prior], "--config": [take, "--prior", prior, "--config", odd],
         "--prior": [take, "--prior", odd], "--weights": [take, "--method", "demucs", "--weights", odd],
-    }[place]  # fmt: skip
-    assert restore(*arguments, "--output", "out", "--quiet") == 1
+    }  # fmt: skip
+    assert restore(*arguments[place], "--output", "out", "--quiet") == 1
     assert f"{odd} is a pipe, device or socket: a file is needed" in one_line(capsys)
 
 

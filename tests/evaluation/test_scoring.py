@@ -11,6 +11,7 @@ from experiments import RATE
 from helpers import plucked
 from numpy.typing import NDArray
 
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.evaluation.clips import make_case
 from nldiff.evaluation.scoring import check_metrics, make_embeddings, score
@@ -21,7 +22,8 @@ from nldiff.restoration.result import Restoration
 
 
 def restoration(audio: NDArray[np.float32], curve: Callable[[Any], Any]) -> Restoration:
-    return Restoration(audio, RATE, curve, math.nan, "by hand", 1.0, Fit(None, 1.0, 0.0, RATE / 2), {})
+    function = Curve.from_function(curve, 1.0)
+    return Restoration(audio, RATE, function, math.nan, "by hand", 1.0, Fit(None, 1.0, 0.0, RATE / 2), {})
 
 
 def test_curves_are_scored_at_the_level_of_the_clean_signal() -> None:

@@ -122,7 +122,7 @@ def test_waveforms_show_every_peak() -> None:
     x = np.zeros(100_000)
     x[[33_333, 77_777]] = 0.7, -0.4
     figure = plot_waveforms({"a": x, "b": -x}, 10_000)
-    extremes = [axes.collections[0].get_paths()[0].vertices[:, 1] for axes in figure.axes]
+    extremes = [np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1] for axes in figure.axes]
     assert [(v.min(), v.max()) for v in extremes] == [(-0.4, 0.7), (-0.7, 0.4)]
     assert figure.axes[0].get_xlim() == (0, 10)
 

@@ -53,6 +53,7 @@ def test_a_clean_recording_comes_back_as_it_is(prior: Prior, peak: float) -> Non
     verdict = result.fit.sampling and result.fit.sampling.verdict
     assert verdict
     assert verdict.finding == "nothing happened"
+    assert verdict.judgement
     assert verdict.judgement.log_odds < 0
     assert len(verdict.warnings) == 1
     assert result.curve(np.array([-0.3, 0.2])) == pytest.approx([-0.3, 0.2], rel=1e-6)

@@ -104,7 +104,8 @@ def test_a_saved_restoration_is_what_the_command_writes(prior: Prior, tmp_path: 
     assert {p.name for p in (tmp_path / "saved").iterdir()} == {p.name for p in (tmp_path / "files").iterdir()}
     np.testing.assert_array_equal(sf.read(tmp_path / "saved" / "take.restored.wav")[0], sf.read(outputs.audio)[0])
     tables = (outputs.curve_table, tmp_path / "saved" / "take.curve.csv")
-    np.testing.assert_allclose(*(np.loadtxt(t, delimiter=",", skiprows=1) for t in tables), rtol=1e-5, atol=1e-7)
+    first, second = (np.loadtxt(t, delimiter=",", skiprows=1) for t in tables)
+    np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
     written, saved = (json.loads(p.read_text()) for p in (outputs.report_path, tmp_path / "saved" / "take.json"))
     assert set(written) - set(saved) == {"input", "format", "clipped_samples", "threads", "number_type", "warnings"}
     assert saved["explained_db"] == pytest.approx(written["explained_db"], abs=1e-3)
