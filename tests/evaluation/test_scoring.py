@@ -34,7 +34,7 @@ def test_curves_are_scored_at_the_level_of_the_clean_signal() -> None:
     # eq. 16 by hand: (0.1 r)^2 on half of the ramp, whose mean square is 3 sigma^2
     assert values["rr_mse_unfitted"] == pytest.approx(10 * np.log10(0.01 * 1.5 * case.sigma**2), abs=0.02)
     assert values["rr_mse"] < -100
-    assert values["redistorted_lsd"] == pytest.approx(lsd(case.observed, 0.9 * case.observed), rel=1e-6)
+    assert values["redistorted_lsd"] == pytest.approx(lsd(case.observed, 0.9 * case.observed), rel=1e-4)
     # the other sign of signal and curve is as good
     flipped = restoration(-case.clean, lambda x: 0.9 * np.maximum(-x, 0))
     assert score(["rr_mse_unfitted", "redistorted_lsd"], case, flipped)[0] == pytest.approx(
