@@ -133,10 +133,10 @@ def test_existing_results_are_left_alone_if_that_is_asked_for(prior: Path, tmp_p
     assert (tmp_path / "out" / "a.json").read_bytes() != before
 
 
-def test_four_channels_are_one_line(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_four_channels_are_restored(prior: Path, tmp_path: Path) -> None:
     sf.write(tmp_path / "quad.wav", clipped(0.3, TINY_RATE, 4).T, TINY_RATE)
-    assert run(prior, tmp_path / "out", tmp_path / "quad.wav") == 1
-    assert "4 channels" in one_line(capsys)
+    assert run(prior, tmp_path / "out", tmp_path / "quad.wav") == 0
+    assert sf.info(tmp_path / "out" / "quad.restored.wav").channels == 4
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -186,7 +186,8 @@ def test_from_standard_input_to_standard_output(prior: Path, tmp_path: Path) -> 
     audio, rate = sf.read(io.BytesIO(done.stdout))
     assert (sf.info(io.BytesIO(done.stdout)).format, rate, len(audio)) == ("FLAC", TINY_RATE, 4000)
     assert b"explains the recording" in done.stderr
-    assert not [path for path in temporary.iterdir() if path.name.startswith("nldiff-")]
+    # matplotlib's cache may stay
+    assert {path.name for path in temporary.iterdir() if path.name.startswith("nldiff-")} <= {f"nldiff-{os.getuid()}"}
     bad = piped("restore", "-", "-o", tmp_path / "out", "--prior", prior, data=b"no audio" * 100)
     assert bad.returncode == 1
     assert bad.stderr == b"error: standard input is not a readable audio file, or its header is damaged\n"

@@ -240,7 +240,7 @@ def test_a_name_that_leaves_no_room_for_a_suffix(
     if exists:
         write(path)
     assert run(prior, tmp_path / "out", path) == 1
-    assert "File name too long" in one_line(capsys)
+    assert ("File name too long" if exists else path.name) in one_line(capsys)
     assert not quick.calls
     assert names(tmp_path / "out") == set()
 
@@ -519,7 +519,7 @@ def test_a_network_restores(
     assert names(tmp_path / "out") == results("take")
     out, err = capsys.readouterr()
     assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  restored up to 4000 Hz\n  curve" in out
-    assert "take: 100%" in err
+    assert "take 100%" in err
     y = clipped(0.2, TINY_RATE)
     x = load_baseline(baseline)(torch.from_numpy(sf.read(source, dtype="float32")[0][None])).numpy()[0]
     restored = sf.read(tmp_path / "out" / "take.restored.wav")[0]
@@ -575,7 +575,7 @@ def test_progress_is_shown_on_stderr(
     undrawn(monkeypatch)
     assert run(prior, tmp_path / "out", source) == 0
     out, err = capsys.readouterr()
-    assert "take: 100%" in err
+    assert "take 100%" in err
     assert "sampling" in err
     assert "%" not in out
 
