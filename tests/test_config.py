@@ -129,11 +129,11 @@ EARLIER |= {"operator_warmup": 100, "operator_segments": 6}
 @pytest.mark.parametrize(
     ("name", "earlier"),
     [
-        ("guitar_small", EARLIER | {"refine_iterations": 400, "refine_windows": [4096, 8192, 16384]}),
+        ("guitar_small", EARLIER | {"refine_iterations": 600, "refine_windows": [4096, 8192, 16384]}),
         (
             "speech_small",
             EARLIER
-            | {"cost_n_fft": 512, "cost_hop": 128, "refine_iterations": 200, "refine_windows": [512, 1024, 2048]}
+            | {"cost_n_fft": 512, "cost_hop": 128, "refine_iterations": 300, "refine_windows": [512, 1024, 2048]}
             | {"polish_sigma": 0.015},
         ),
     ],

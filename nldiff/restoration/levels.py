@@ -136,7 +136,7 @@ class _Sums:
             x, y = (read(start, frames).astype(np.float64).ravel() for read in (raw, recording.read))
             sums += [x.sum(), y.sum(), x @ x, y @ y, x @ y]
             ends.append((x.min(), x.max(), y.min(), y.max()))
-            pairs.append((x[::stride], y[::stride]))
+            pairs.append((x[::stride].copy(), y[::stride].copy()))  # views would keep the blocks
         mean, observed_mean, square, observed_square, product = sums / samples
         low, high, observed_low, observed_high = (
             f(e) for f, e in zip((min, max) * 2, zip(*ends, strict=True), strict=True)
