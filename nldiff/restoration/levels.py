@@ -17,7 +17,7 @@ from nldiff.sound.recording import Recording
 _CEILING = 0.999
 # Pairs of samples that the slope is found from; bins of equally many of them, distance of the bins that a slope is
 # taken between, deviation of the kernel in the logarithm of the slope, and least share of bins of a straight part.
-_PAIRS, _SLOPE_BINS, _APART, _KERNEL, _STRAIGHT = 1 << 15, 256, 4, 0.02, 0.05
+_PAIRS, _SLOPE_BINS, _APART, _KERNEL, _STRAIGHT = 1 << 13, 256, 4, 0.02, 0.05
 
 
 @dataclass(frozen=True)
