@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from nldiff import sound
 from nldiff.cli.bars import restoration_bar, show_progress
@@ -25,7 +24,7 @@ from nldiff.cli.destinations import (
     send,
 )
 from nldiff.cli.jobs import run_in_processes
-from nldiff.cli.summary import channel_names, summary
+from nldiff.cli.summary import summary
 from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -132,8 +131,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
         try:
             _restore_one(one, options, replace(config, seed=config.seed + one.number), restore)
         except NldiffError as error:
-            message, shown = str(error).replace(str(one.source.path), one.source.shown), one.source.shown
-            complain("error", message if shown in message else f"{shown}: {message}")
+            one.source.complain(error)
             failed = 1
     return failed
 
@@ -216,7 +214,7 @@ def _restore_one(
             audio_name=to.audio_name,
             on_step=partial(show_progress, bar),
         )
-    for warning in _warnings(outputs.report):
+    for warning in outputs.report["warnings"]:
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
@@ -227,14 +225,3 @@ def _restore_one(
         print(summary(one.source.path, outputs), file=sys.stderr if piped else sys.stdout)
     if piped:
         send(outputs.audio)
-
-
-def _warnings(report: dict[str, Any]) -> list[str]:
-    """What a user should know of a restoration, a line each."""
-    parts, found = report["parts"], list(report["warnings"])
-    for part in parts:
-        where = f"{channel_names(part)}: " if len(parts) > 1 else ""
-        found += [f"{where}{warning}" for warning in (part["verdict"] or {}).get("warnings", ())]
-    if clipped := report["clipped_samples"]:
-        found.append(f"{clipped} samples were beyond full scale and are clipped")
-    return found

@@ -87,7 +87,7 @@ def build_preview(original: Path, restored: Path, curve_picture: Path, report: M
     text = environment.get_template("preview.html").render(
         title=report["input"], tracks=[_track(name, signal, y, rate) for name, signal in signals.items()],
         pictures=_pictures(signals, rate, curve_picture), reasons=_reasons(report), finding=_finding(report),
-        warnings=(report["verdict"] or {}).get("warnings", ()), css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
+        warnings=report["warnings"], css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
         excerpt=f"the first {LONGEST_SECONDS:.0f} s of {frames / rate:.0f} s" if frames > shown else "",
         version=__version__,
     )  # fmt: skip

@@ -42,8 +42,7 @@ class FoldInversion(Strategy):
 
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Invert channel by channel."""
-        x = self._inverted(work, y)
-        return x
+        return self._inverted(work, y)
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the inverse of the loudest excerpt."""

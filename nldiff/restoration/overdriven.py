@@ -59,8 +59,6 @@ def overdriven(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     seen = torch.from_numpy(loudest[None, skip:])
     # Sample for sample, the overdrive makes what was observed of what undoing it gave.
     judgement = judge(seen, torch.from_numpy(x), lambda _: seen, rate, settings=work.settings.evidence)
-    # The full form of J, which the search is by, is a likelihood: as sharp as it is, it leaves no doubt.
-    judgement = replace(judgement, log_odds=max(judgement.log_odds, work.settings.evidence.certain))
     own = replace(found, level=found.level / work.gain)
     head = work.recording.read(0, round(settings.start_seconds * rate)).astype(np.float64)
     states = np.array([[first_state(channel, own, rate, settings)] for channel in head])

@@ -24,9 +24,9 @@ RATE = 16000
 NAME = "a <b>\"take\"</b> & 'more' ü.wav"
 REPORT: dict[str, Any] = {
     "input": NAME, "frames": 3 * RATE, "known": None, "method": "blind", "prior": "guitar", "seed": 3,
-    "explained_db": 31.26, "restored_band_hz": 8000.0,
+    "explained_db": 31.26, "restored_band_hz": 8000.0, "warnings": ["be <careful>"],
     "verdict": {
-        "finding": "distorted", "warnings": ["be <careful>"],
+        "finding": "distorted",
         "judgement": {"confidence": 0.93, "predictability_gain": 0.2, "spread_gain": -0.1, "plateau": 0.125},
     },
 }  # fmt: skip

@@ -99,11 +99,12 @@ def test_the_command_warns_and_succeeds(tmp_path: Path, capsys: pytest.CaptureFi
     source = tmp_path / "clean.wav"
     sound.write_wav(source, plucked(2.5, TINY_RATE)[None], TINY_RATE)
     arguments = ["restore", str(source), "--prior", str(model), "--output", str(tmp_path), "--quiet"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--preview"]) == 0
+    assert "no distortion was found" in (tmp_path / "clean.preview.html").read_text()
     assert f"warning: {source}: no distortion was found" in capsys.readouterr().err
     report = json.loads((tmp_path / "clean.json").read_text())
     assert report["verdict"]["finding"] == "nothing happened"
-    assert report["verdict"]["confidence"] < 0.5
+    assert report["verdict"]["judgement"]["confidence"] < 0.5
     assert report["gain"] * prior_gain(report) == pytest.approx(1, rel=1e-6)
     assert main([*arguments, "--force"]) == 0
     assert "the restoration was forced" in capsys.readouterr().err
