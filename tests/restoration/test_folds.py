@@ -33,7 +33,7 @@ def test_chosen_for_known_curves_that_fall_somewhere_and_for_no_others(prior: Pr
 
 def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
     x = np.stack([plucked(0.3, TINY_RATE, seed, 0.25) for seed in (0, 1)])
-    known = Distortion("wavefold", {"threshold": 0.15})
+    known = Distortion("wavefold", {"threshold": 0.2})
     y = known(torch.from_numpy(x)).numpy()
     steps: list[tuple[float, float, str]] = []
     config = RestoreConfig(refinement=AUTO, chunk_seconds=0.2, overlap_seconds=0.05)

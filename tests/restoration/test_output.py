@@ -192,7 +192,7 @@ def test_every_method_gives_four_results(
         monkeypatch.setattr(f"nldiff.baselines.external.{name}", lambda *_: lambda chunk: -5 * chunk)
     monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     source = write(tmp_path / "take.wav", np.stack([plucked(0.8, rate, n) for n in range(channels)]), rate)
-    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
+    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1, level="rms")
     network = method in NETWORKS
     outputs = restore_file(
         source, tmp_path / "out", (), config, distort=parse_operator("hard_clip:threshold=0.15"),
