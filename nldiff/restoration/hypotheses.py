@@ -65,15 +65,21 @@ HYPOTHESES: dict[str, Propose] = {
     "bent": _bent,
 }
 """By name, in the order in which they are tried: those first that see at once that they are not meant."""
+MISTAKABLE = frozenset({"folded", "filtered"})
+"""Those that plateaus with noise or ripple may pass for: the others are tried as well."""
 
 
 def judged_hypotheses(work: Workspace, y: Tensor) -> list[Candidate]:
-    """Try the hypotheses in turn until the evidence leaves no doubt of one; the best first."""
+    """Try the hypotheses in turn until the evidence leaves no doubt of one that is not `MISTAKABLE`; the best first."""
+
+    def certain(candidate: Candidate) -> bool:
+        return candidate.hypothesis not in MISTAKABLE and candidate.judgement.log_odds >= work.settings.evidence.certain
+
     found: list[Candidate] = []
     for name, propose in HYPOTHESES.items():
         for strategy in propose(work, y):
             found.append(Candidate(name, strategy, strategy.judged(work, y)))
-        if any(candidate.judgement.log_odds >= work.settings.evidence.certain for candidate in found):
+        if any(map(certain, found)):
             break
     return by_evidence(found)
 

@@ -27,8 +27,12 @@ from nldiff.restoration.increasing import (
     plain_curves,
 )
 from nldiff.restoration.job import OnShare
+from nldiff.restoration.ripple import rippled_curves
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import FITTING, GUIDED_SECONDS, NETWORK_SECONDS, SAMPLING, Workspace
+
+# Of thresholds whose log-odds are at least this fraction of the best, the lowest loses least if it is wrong.
+_TIED = 0.95
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,14 @@ class SparseRefinement(Strategy):
         """The strategy for the curve that the better of the plain ones leads to, if there is something to it."""
         starts = plain_starts(y, work.settings.curve)
         log_odds = [cls(curve.table, curve).judged(work, y).log_odds for curve, *_ in starts]
-        if max(log_odds) > work.settings.evidence.hopeless:
+        rippled = [cls(operator, curve) for operator, curve in rippled_curves(y, work.settings.curve)]
+        rippled_odds = [strategy.judged(work, y).log_odds for strategy in rippled]
+        if max(rippled_odds, default=-np.inf) > max(log_odds):
+            # A fitted curve would take the ripple for a bend.
+            tied = [odds >= _TIED * max(rippled_odds) for odds in rippled_odds]
+            lowest = [each for each, is_tied in zip(rippled, tied, strict=True) if is_tied][-1]
+            yield cls.told(work, lowest.operator, lowest.curve, y)
+        elif max(log_odds) > work.settings.evidence.hopeless:
             yield cls._fitted(work, y, starts[int(np.argmax(log_odds))])
 
     @classmethod

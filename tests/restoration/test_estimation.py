@@ -70,6 +70,20 @@ def test_evidence_may_be_left_out(prior: Prior) -> None:
 
 
 @pytest.mark.usefixtures("garbage")
+@pytest.mark.parametrize("noise", [0.001, 0.004])
+def test_noise_behind_the_clipper_costs_little(prior: Prior, noise: float) -> None:
+    x = plucked(2.5, TINY_RATE)
+    y = x.clip(-0.12, 0.12)
+    rough = (y + noise * np.random.default_rng(0).normal(size=y.shape)).astype(np.float32)
+    best, found = (restore(each, TINY_RATE, prior, config=CONFIG) for each in (y, rough))
+    verdict = found.fit.sampling and found.fit.sampling.verdict
+    assert verdict
+    assert verdict.hypothesis == "clipped"
+    assert si_sdr(x, found.audio) > si_sdr(x, best.audio) - 2
+    assert si_sdr(x, found.audio) > si_sdr(x, rough) + 4
+
+
+@pytest.mark.usefixtures("garbage")
 def test_plain_curves_are_tried_whatever_was_sampled(prior: Prior) -> None:
     x = plucked(2.5, TINY_RATE)
     y = x.clip(-0.12, 0.12)
