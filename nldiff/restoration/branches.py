@@ -18,6 +18,8 @@ from nldiff.restoration.prediction import Predictor, framewise, whole
 
 # Slopes below this one do not amplify noise any more: turning points are ends.
 _LEAST_SLOPE = 1e-3
+# Sequences of branches that may tell survivors apart.
+_MOST_STATES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class BranchSettings:
         start_order: of the first filter, which is that of the whole signal; a multiple of 4.
         second_order: of the filters in the second round, where there is a first, rough signal; a multiple of 4.
         rounds: searches with filters of the signal that the one before found, at most.
-        memory: last branches that tell survivors apart.
+        memory: last branches that tell survivors apart; fewer where there are dozens of branches.
         survivors: largest number of them.
         beam: a survivor is given up when it costs so much more than the best one, nats.
         loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
@@ -150,6 +152,8 @@ def _searched(
     from nldiff.restoration.viterbi import merge, search  # numba takes its time
 
     ahead, order = predictor.variances[predictor.frames], predictor.filters.shape[1]
+    # Memory is needed for every sequence of so many branches.
+    memory = min(settings.memory, int(np.log(_MOST_STATES) / np.log(max(2, candidates.low.shape[1]))))
 
     def labels(direction: int) -> np.ndarray:
         expected = ahead[::direction].copy()
@@ -157,7 +161,7 @@ def _searched(
         low, high = (np.ascontiguousarray(ends[::direction]) for ends in (candidates.low, candidates.high))
         frames = np.ascontiguousarray(predictor.frames[::direction])
         spread = noise[::direction] + expected[:, None]
-        limits = settings.memory, settings.survivors, settings.beam
+        limits = max(1, memory), settings.survivors, settings.beam
         return search(low, high, spread, predictor.filters, frames, weight, *limits)[::direction].copy()
 
     # Two threads would both compile the function that neither finds compiled.
