@@ -5,6 +5,7 @@ as its kind says. Clean kinds are to come back unchanged; no other may get worse
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import tempfile
@@ -174,6 +175,8 @@ def measure(kind: str, clip: Path, seconds: float, config: RestoreConfig, priors
         "after": after,
         "findings": [verdict.finding if verdict else None for verdict in verdicts],
         "hypotheses": [verdict.hypothesis if verdict else None for verdict in verdicts],
+        "judgements": [dataclasses.asdict(v.judgement) if v and v.judgement else None for v in verdicts],
+        "believed": _scores(result.audio, recording),
         "log_odds": [verdict.log_odds if verdict else None for verdict in verdicts],
         "warnings": part_values(result.parts)["warnings"],
         "identical": float(np.abs(result.audio - recording).max() / np.abs(recording).max()) < 1e-6,

@@ -136,9 +136,11 @@ def _finding(report: Mapping[str, Any]) -> str:
 
 def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What verdict and result rest on: words and values."""
-    reasons = []
-    if report["verdict"]:
-        judged = report["verdict"]["judgement"]
+    reasons, verdict = [], report["verdict"]
+    if verdict and not verdict["judgement"]:
+        reasons = [("Signs of a distortion", "none")]
+    elif verdict:
+        judged = verdict["judgement"]
         reasons = [
             ("Odds that the restored signal is nearer to the clean one", f"{100 * judged['confidence']:.0f} %"),
             ("More predictable than the recording, by", f"{judged['predictability_gain']:+.3f} nats"),

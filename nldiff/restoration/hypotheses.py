@@ -48,7 +48,7 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     if SparseRefinement in allowed_strategies(work.settings.refinement.name):
         curve = bent_curve(y, work.recording.sample_rate, work.settings.bent, work.settings.curve)
-        if curve:
+        if curve and SparseRefinement.promising(work, y, curve):
             yield SparseRefinement.told(work, curve.table, curve, y)
 
 

@@ -68,6 +68,8 @@ _BOX = ((1.0, 70.0), (-0.3, 3.0), (0.0, 100.0))
 _STEPS = np.array([2.0, 0.1, 8.0])
 # Error of the output level, as its logarithm, that the sharpness is taken at.
 _WRONG_LEVEL = 0.02
+# A dry path leaves no more than this share of samples at an extreme.
+_LARGEST_PLATEAU = 0.005
 # States before the first sample that are tried.
 _STATES = np.linspace(-1.5, 1.5, 61)
 
@@ -106,6 +108,8 @@ def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings)
         sample_rate: Hz.
         settings: of the search.
     """
+    if max(np.mean(y == y.max()), np.mean(y == y.min())) > _LARGEST_PLATEAU:
+        return None
     peak, skip = float(np.abs(y).max()), round(settings.transient_seconds * sample_rate)
     coarse, fine = (
         _loudest(y, round(seconds * sample_rate)) for seconds in (settings.coarse_seconds, settings.fine_seconds)

@@ -70,6 +70,12 @@ class SparseRefinement(Strategy):
         return cls(operator, tightened(work, curve, x, y, refit=False))
 
     @classmethod
+    def promising(cls, work: Workspace, y: Tensor, curve: IncreasingCurve) -> bool:
+        """Whether a smooth curve that is right would be believable."""
+        exact = replace(curve, tolerance=curve.tolerance / 2**work.settings.curve.halvings)
+        return cls(curve.table, exact).judged(work, y).log_odds > work.settings.evidence.hopeless
+
+    @classmethod
     def plain(cls, work: Workspace, y: Tensor) -> Iterator[SparseRefinement]:
         """The strategy for the curve that the better of the plain ones leads to, if there is something to it."""
         starts = plain_starts(y, work.settings.curve)

@@ -139,21 +139,24 @@ class Workspace:
             brief: spend only as many iterations as an estimate of the curve needs.
             on_share: told after every part of the work which share of the whole it was.
         """
-        settings = self.settings.refinement
-        feasible = curve.feasible(y)
-        x = sparsest_consistent(x, feasible, self.windows, self.iterations(brief), settings, on_share)
+        windows, iterations = self._effort(brief)
+        x = sparsest_consistent(x, curve.feasible(y), windows, iterations, self.settings.refinement, on_share)
         if brief:
             self.progress.advance(FITTING)
         return x
 
-    def iterations(self, brief: bool) -> int:
-        """Of a refinement, for each window."""
-        whole = self.settings.refinement.iterations
-        return 1 + whole // self.settings.curve.iterations_divisor if brief else whole
+    def _effort(self, brief: bool) -> tuple[list[int], int]:
+        """Windows of a refinement, and iterations for each."""
+        windows, iterations = self.windows, self.settings.refinement.iterations
+        if not brief:
+            return windows, iterations
+        # The outer windows find the same curve as all.
+        return windows[:: max(1, len(windows) - 1)], 1 + iterations // self.settings.curve.iterations_divisor
 
     def refinement_seconds(self, brief: bool) -> float:
         """Roughly what a refinement takes for one second of one channel."""
-        passes = self.iterations(brief) * len(self.windows) * self.recording.sample_rate
+        windows, iterations = self._effort(brief)
+        passes = iterations * len(windows) * self.recording.sample_rate
         return ITERATION_SECONDS * passes / torch.get_num_threads()
 
     def spread(self, x: Tensor) -> float:
