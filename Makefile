@@ -16,7 +16,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxp
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-survey fuzz mutation lint format notebook docs clean
+.PHONY: help demo test test-slow test-survey fuzz mutation lint format notebook docs package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +63,10 @@ notebook: $(VENV)/.installed-dev ## execute the notebooks and keep their output
 
 docs: $(VENV)/.installed-docs ## build the documentation into out/site; warnings are errors
 	$(BIN)/mkdocs build --strict
+
+package: $(VENV)/.installed-dev ## build wheel and sdist into dist, install both elsewhere and run every command
+	$(INSTALL) 'build>=1.2' 'twine>=6'
+	.ci/package $(BIN)/python
 
 clean: ## remove the environment, the demo's output, build folders and caches
 	rm -rf $(VENV) $(DEMO_OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -90,6 +90,11 @@ class FileKind(Generic[Network]):
         """
         if str(name_or_path) in self.shipped:
             with as_file(files("nldiff") / self.folder / f"{name_or_path}.safetensors") as path:
+                if not path.exists():
+                    raise NldiffError(
+                        f"the weights of {self.noun} '{name_or_path}' are not part of this installation: take "
+                        f"nldiff/{self.folder}/{path.name} of the source distribution and name that file instead"
+                    )
                 return self._load(path)
         path = Path(name_or_path)
         if not path.exists():

@@ -179,6 +179,16 @@ def test_pipes_are_refused_at_once(kind: str, tmp_path: Path) -> None:
     assert "is a folder" in refusal(LOADERS[kind][1], tmp_path)
 
 
+def test_shipped_weights_that_were_left_out_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("nldiff.weight_files.files", lambda package: tmp_path / package)
+    with pytest.raises(NldiffError) as raised:
+        load_baseline("crafx-overdrive")
+    message = str(raised.value)
+    assert "'crafx-overdrive' are not part of this installation" in message
+    assert "nldiff/baselines/weights/crafx-overdrive.safetensors" in message
+    assert "\n" not in message
+
+
 def test_shipped_priors_hold_settings_that_are_known() -> None:
     for name in ("guitar", "speech"):
         resolve_settings(load_prior(name), RestoreConfig())

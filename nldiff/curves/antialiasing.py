@@ -40,6 +40,11 @@ def apply_curve(curve: Curve, audio: NDArray[np.floating], antialiasing: Antiali
 
     Raises:
         NldiffError: an unknown kind of antialiasing.
+
+    Examples:
+        >>> clipper = Curve([-1, -0.5, 0.5, 1], [-0.5, -0.5, 0.5, 0.5])
+        >>> apply_curve(clipper, np.array([0.2, 0.9], np.float32), "none").tolist()
+        [0.20000000298023224, 0.5]
     """
     samples = np.atleast_2d(audio)
     pieces = distorted_pieces(curve, lambda start, n: samples[:, start : start + n], samples.shape[1], antialiasing)

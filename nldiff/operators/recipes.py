@@ -100,6 +100,10 @@ def parse_operator(text: str) -> Recipe:
 
     Raises:
         NldiffError: as `Recipe`; if a value is no number, or the text is not of the form that the module describes.
+
+    Examples:
+        >>> [part.name for part in parse_operator("hard_clip:sdr=3 > overdrive:gain_db=20; mix=0.5").parts]
+        ['hard_clip', 'overdrive']
     """
     chain, semicolon, dry_path = " ".join(text.split()).partition(";")
     parts = []

@@ -1,6 +1,5 @@
 """The curve as an object: calls, inversion, files, pictures."""
 
-import doctest
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nldiff.curves.curve as module
 from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 
@@ -17,12 +15,6 @@ GRID = np.linspace(-0.8, 0.8, 1001)
 
 def clipper() -> Curve:
     return Curve.from_function(lambda x: np.clip(x, -0.25, 0.25), 0.8)
-
-
-def test_the_examples_of_the_docstrings() -> None:
-    failed, tried = doctest.testmod(module)
-    assert tried > 0
-    assert failed == 0
 
 
 def test_a_call_evaluates_the_function_and_a_table_is_straight_between_its_points() -> None:
