@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +212,7 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, nargs="+", help="folders of clean clips")
@@ -221,15 +221,18 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="longest recording (default %(default)s)")
     parser.add_argument("--kinds", nargs="+", default=[*CLEAN, *DISTORTED], help="default: all")
+    parser.add_argument(
+        "--prior", default="auto", help="shipped prior or prior file (default: the one that suits best)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--results", type=Path, required=True, help="a line of JSON per recording; those there are kept"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     path = arguments.results
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["kind"], row["clip"]) for row in rows}
-    priors = load_candidates("auto", torch.device("cpu"))
+    priors = load_candidates(arguments.prior, torch.device("cpu"))
     config = RestoreConfig(device="cpu", seed=arguments.seed)
     clips = []
     for folder in arguments.clips:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import soundfile as sf
 import yaml
-from helpers import TINY_NETWORK, TINY_RATE, TINY_SETTINGS, save_tiny_prior
+from helpers import TINY_NETWORK, TINY_RATE, TINY_SETTINGS, plucked, save_tiny_prior
 
 from nldiff.operators.waveshapers import WAVESHAPERS
 
@@ -85,3 +85,21 @@ def test_a_misspelt_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
         script("restore_time").main(["6x3"])
     assert caught.value.code == 2
     assert "6x3" in capsys.readouterr().err
+
+
+def test_mixed_recordings_are_restored_once_and_counted_by_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refinement = {"iterations": 60, "windows": [256, 512, 1024]}
+    prior = save_tiny_prior(tmp_path / "tiny.safetensors", settings={"refinement": refinement})
+    (tmp_path / "clips").mkdir()
+    sf.write(tmp_path / "clips" / "a.wav", plucked(1.5, TINY_RATE), TINY_RATE)
+    results = tmp_path / "results.jsonl"
+    arguments = [str(tmp_path / "clips"), "--prior", str(prior), "--results", str(results), "--kinds", "clean, stereo"]
+    for kinds in ([], ["hard_clip 3 dB"]):
+        script("mixed").main([*arguments, *kinds])
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in capsys.readouterr().out.splitlines()}
+    assert rows["clean, stereo"][1:3] == ["2", "150.0"]
+    assert rows["clean, stereo"][5:7] == ["1 of 1", "0"]
+    assert float(rows["hard_clip 3 dB"][3]) > float(rows["hard_clip 3 dB"][2]) + 1
+    assert len(results.read_text().splitlines()) == 2  # the clean one was there already
