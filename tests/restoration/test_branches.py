@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from helpers import plucked
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion, Operator, TabulatedCurve
+from nldiff.restoration import viterbi
 from nldiff.restoration.branches import BranchSettings, invert, select_branches
 from nldiff.restoration.piecewise import Candidates, piecewise
 
@@ -104,3 +107,23 @@ def test_settings_are_validated() -> None:
         BranchSettings(order=30)
     with pytest.raises(NldiffError, match=r"branches\.beam=0"):
         BranchSettings(beam=0)
+
+
+def test_the_memory_of_the_search_stays_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = piecewise(Distortion("triangle_fold", {"threshold": 0.01}), 1.0)
+    states: list[int] = []
+    search = viterbi.search
+
+    def spied(low: np.ndarray, *others: Any) -> np.ndarray:
+        states.append(low.shape[1] ** others[5])
+        return search(low, *others)
+
+    spied.signatures = search.signatures  # type: ignore[attr-defined]
+    monkeypatch.setattr(viterbi, "search", spied)
+    x = 0.03 * np.sin(np.arange(400) / 40)
+    folder = Distortion("triangle_fold", {"threshold": 0.01})
+    observed = folder(torch.from_numpy(x)).numpy()
+    found = invert(curve, observed, 8000, BranchSettings(memory=6))
+    assert curve.inputs.shape[0] > 90
+    assert max(states) <= 1 << 20
+    assert folder(torch.from_numpy(found)).numpy() == pytest.approx(observed, abs=1e-6)
