@@ -17,12 +17,15 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
+from nldiff.restoration.evidence import binding
+from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.job import OnShare
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparsest_consistent, spread
+from nldiff.restoration.uncertainty import guessed_sdr
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
@@ -164,13 +167,35 @@ class Workspace:
         return spread(x, self.windows, self.settings.refinement.energy_floor)
 
     def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
-        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
-        settings, sources = self.settings.polish, self.sources(chunks)
-        levels = polish_levels(settings, self.settings.sampler.sigma_min)
-        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
-        return polish(
-            self.prior.denoiser, x, curve.feasible(y), levels, sources, *rates, settings.draws, settings.trust
+        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`.
+
+        Signals that are nearly right are left alone.
+        """
+        settings, lowest = self.settings.polish, self.settings.sampler.sigma_min
+        feasible, items = curve.feasible(y), range(len(x))
+        errors = torch.stack([self._expected_error(x[[i]], feasible.of([i])) for i in items])
+        far = [i for i in items if settings.share * errors[i] > lowest]
+        if not far:
+            return x
+        sources = self.sources(chunks)
+        result = x.clone()
+        result[far] = polish(
+            self.prior.denoiser,
+            x[far],
+            feasible.of(far),
+            polish_levels(settings, lowest, errors[far]),
+            [sources[i] for i in far],
+            self.at_prior_rate,
+            partial(self.at_own_rate, length=x.shape[1]),
+            settings.draws,
+            settings.trust,
         )
+        return result
+
+    def _expected_error(self, x: Tensor, feasible: Intervals) -> Tensor:
+        """RMS of the error that an item [1, n] is expected to have; without dimensions."""
+        sdr = guessed_sdr(binding(x, feasible, self.settings.evidence))
+        return x.std(correction=0) * 10 ** (-sdr / 20)
 
 
 def make_workspace(
