@@ -295,7 +295,7 @@ BELOW_AND_ABOVE: dict[type, dict[str, list[Any]]] = {
         "knee_headroom": [0.0, -1.0], "iterations_divisor": [0, -1], "loosening": [(4.0, 0.5), (0.0,)],
         "halvings": [-1], "spread_growth": [0.0, -1.0], "exact_after": [-1],
     },
-    PolishSettings: {"sigma": [-0.1], "steps": [0, -1], "draws": [0], "trust": [0.0, -1.0]},
+    PolishSettings: {"sigma": [-0.1], "steps": [0, -1], "share": [0.0], "draws": [0], "trust": [0.0, -1.0]},
 }  # fmt: skip
 
 
