@@ -44,6 +44,17 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
     return result
 
 
+def read_key(path: Path, key: str, default: str) -> str:
+    """One entry of the top level of a YAML file; `default` if it is not there.
+
+    Raises:
+        NldiffError: the file cannot be read.
+    """
+    with _mistakes_in(f"configuration {path}"):
+        entries = OmegaConf.load(path)
+        return str(OmegaConf.select(entries, key, default=default))
+
+
 @contextmanager
 def _mistakes_in(source: str) -> Iterator[None]:
     """Turn errors of OmegaConf and PyYAML into one line about `source`."""

@@ -84,10 +84,19 @@ def sparsest_consistent(
     Returns:
         [batch, time], a member of the set.
     """
+    return feasible.project(sparse_by_window(x, feasible, windows, iterations, settings).mean(1))
+
+
+def sparse_by_window(
+    x: Tensor, feasible: FeasibleSet, windows: Sequence[int], iterations: int, settings: RefinementSettings
+) -> Tensor:
+    """What `sparsest_consistent` finds with every window before the mean and the last projection.
+
+    The arguments are the same; returns [batch, windows, time].
+    """
     # Otherwise the way into the set would count as momentum, and be overshot several times over.
     x = feasible.project(x)
-    found = [_sparsest(x, feasible, window, iterations, settings) for window in windows]
-    return feasible.project(torch.stack(found).mean(0))
+    return torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows], 1)
 
 
 def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, settings: RefinementSettings) -> Tensor:
