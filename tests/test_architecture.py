@@ -26,8 +26,10 @@ LAYERS = {
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors writing sound transforms metrics",
-    "restoration": "errors version devices sound transforms priors operators metrics sampling baselines figures",
-    "training": "errors version writing devices sound networks priors operators metrics baselines",
+    "restoration": "errors version devices sound transforms networks.refinement weight_files priors operators metrics "
+    "sampling baselines figures",
+    "training": "errors version writing devices sound transforms networks priors operators metrics baselines "
+    "restoration.increasing restoration.learned restoration.sparse",
     "evaluation": "errors writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version sound metrics figures",
     "cli": "errors version devices config sound priors operators restoration training evaluation report",

@@ -31,6 +31,8 @@ class RefinementSettings:
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
         momentum: of the iterations, 0 to below 1.
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
+        network: that goes over the result: "auto", the shipped one for the prior if it is for the rate of the recording
+            and for these windows; the path of a file; or "none".
     """
 
     name: str = "auto"
@@ -40,6 +42,7 @@ class RefinementSettings:
     last_threshold: float = 1e-4
     momentum: float = 0.97
     energy_floor: float = 0.01
+    network: str = "auto"
 
     def __post_init__(self) -> None:
         """Validate the values."""

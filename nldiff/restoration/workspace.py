@@ -18,9 +18,10 @@ from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.restoration.increasing import IncreasingCurve
+from nldiff.restoration.learned import Refiner, refiner_for
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
-from nldiff.restoration.sparse import sparsest_consistent, spread
+from nldiff.restoration.sparse import sparse_by_window, sparsest_consistent, spread
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
@@ -42,6 +43,7 @@ class Workspace:
         gain: prior level = `gain` * observed sample.
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
         sample: draws from the posterior, see `nldiff.sampling.sample`.
+        refiner: the refinement network, if there is one for such recordings.
     """
 
     recording: Recording
@@ -57,6 +59,7 @@ class Workspace:
     gain: float
     first_guess: FirstGuess
     sample: Callable[..., Posterior]
+    refiner: Refiner | None = None
 
     @property
     def device(self) -> torch.device:
@@ -130,6 +133,13 @@ class Workspace:
         iterations = 1 + settings.iterations // self.settings.curve.iterations_divisor if brief else settings.iterations
         return sparsest_consistent(x, curve.feasible(y), self.windows, iterations, settings)
 
+    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
+        """As `refined`, then what the refinement network makes of it where there is one for the recording."""
+        if self.refiner is None:
+            return self.refined(x, curve, y)
+        settings, feasible = self.settings.refinement, curve.feasible(y)
+        return self.refiner(sparse_by_window(x, feasible, self.windows, settings.iterations, settings), feasible)
+
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""
         return spread(x, self.windows, self.settings.refinement.energy_floor)
@@ -138,7 +148,10 @@ class Workspace:
         """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
         levels = polish_levels(self.settings.polish, self.settings.sampler.sigma_min)
         rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
-        return polish(self.prior.denoiser, x, curve.feasible(y), levels, self.sources(chunks), *rates)
+        settings, sources = self.settings.polish, self.sources(chunks)
+        return polish(
+            self.prior.denoiser, x, curve.feasible(y), levels, sources, *rates, settings.draws, settings.trust
+        )
 
 
 def make_workspace(
@@ -176,6 +189,7 @@ def make_workspace(
         gain=gain,
         first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
+        refiner=refiner_for(settings.refinement, prior, recording.sample_rate),
     )
 
 

@@ -135,7 +135,7 @@ def validate(
             estimate = network(start.found, start.low, start.high)
             losses.append(float(refinement_loss(start, estimate, spectrum_weight)))
             before = torch.clamp(start.found.mean(1), start.low, start.high)
-            gain.append(float(si_sdr(start.clean, estimate) - si_sdr(start.clean, before)))
+            gain.append(float(np.mean(si_sdr(start.clean, estimate) - si_sdr(start.clean, before))))
         gains.append(float(np.mean(gain)))
     return [float(np.mean(losses)), float(np.mean(gains)), *gains]
 
