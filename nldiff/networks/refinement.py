@@ -18,8 +18,8 @@ from nldiff.networks.ncsnpp import NCSNpp
 _SIGNALS = 6
 # An interval's side beyond this many RMS says no more.
 _WIDEST = 3.0
-# Samples with narrower intervals count as exact, in RMS.
-_EXACT = 1e-3
+# Samples with narrower intervals count as exact, in RMS: observed values are known to half their distance at best.
+_EXACT = 1e-2
 # Least scale of the correction, in RMS.
 _LEAST_SCALE = 1e-3
 

@@ -67,7 +67,8 @@ def polish(
         sources: one CPU generator per item.
         at_prior_rate: resamples signals like `x` to the rate of the prior, where that is another one.
         at_own_rate: and back.
-        draws, trust: see `PolishSettings`.
+        draws: of the noise at every level, see `PolishSettings`.
+        trust: see there.
 
     Returns:
         [batch, time], a member of the set.

@@ -126,7 +126,7 @@ def validation_starts(config: RefinementConfig) -> dict[str, Starts]:
 def validate(
     network: nn.Module, validation: Mapping[str, Starts], device: torch.device, spectrum_weight: float
 ) -> list[float]:
-    """Mean loss over all starts of the validation, mean gain of SI-SDR over the starts in dB, and that by distortion."""
+    """Mean loss over all starts of the validation, mean gain of SI-SDR over them in dB, and that by distortion."""
     losses, gains = [], []
     for starts in validation.values():
         gain = []
@@ -195,6 +195,8 @@ def _check(config: RefinementConfig) -> None:
     if config.starts < 1 or config.val_items < 1:
         raise NldiffError(f"starts={config.starts}, val_items={config.val_items}: at least 1 expected")
     if max(config.segment_lengths) > config.start_length:
-        raise NldiffError(f"segment_lengths={config.segment_lengths}: at most start_length={config.start_length} expected")
+        raise NldiffError(
+            f"segment_lengths={config.segment_lengths}: at most start_length={config.start_length} expected"
+        )
     for entry in config.distortions:
         draw_recipe([entry], np.random.default_rng(0))

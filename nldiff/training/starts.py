@@ -125,7 +125,7 @@ class Starts(Dataset[Tensor]):
                 np.save(file, self._computed(number).stacked().numpy().astype(np.float16))
         try:
             parts = np.load(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise NldiffError(f"{path} is damaged: delete it, it will be computed again") from error
         if parts.shape != (3 + len(self.settings.windows), self.length):
             raise NldiffError(f"{path} is of another configuration: its shape is {parts.shape}")

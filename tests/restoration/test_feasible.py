@@ -64,7 +64,9 @@ def truncated_mean(x: float, deviation: float, low: float, high: float) -> float
     low=st.floats(-3, 3) | st.just(-math.inf),
     width=st.floats(0.1, 3) | st.just(math.inf),
 )
-def test_the_expectation_is_that_of_the_truncated_gaussian(x: float, deviation: float, low: float, width: float) -> None:
+def test_the_expectation_is_that_of_the_truncated_gaussian(
+    x: float, deviation: float, low: float, width: float
+) -> None:
     high = low + width if math.isfinite(low) else width
     # Nearer than 8 standard deviations, so that the sum has a density to add up.
     assume(max(low - x, x - high) < 8 * deviation)
