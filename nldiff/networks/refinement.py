@@ -52,17 +52,17 @@ class RefinementNetwork(nn.Module):
             the bounds, the clean sample lies on their side, so that the sign of the error stays right.
         """
         mean = found.mean(1)
-        start = torch.clamp(mean, low, high)
-        rms = start.square().mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(start.dtype).tiny)
-        above = (high - start).clamp(max=_WIDEST * rms)
-        below = (start - low).clamp(max=_WIDEST * rms)
+        inside = torch.clamp(mean, low, high)
+        rms = inside.square().mean(1, keepdim=True).sqrt().clamp(min=torch.finfo(inside.dtype).tiny)
+        above = (high - inside).clamp(max=_WIDEST * rms)
+        below = (inside - low).clamp(max=_WIDEST * rms)
         exact = ~inexact(low, high, rms)
         longer, shorter = found[:, -1] - mean, found[:, 0] - mean
         scale = _scale(longer - shorter, exact, rms)
         # Deviations in units of the scale, the rest in units of the RMS: all near unit variance.
-        signals = [start / rms, longer / scale, shorter / scale, above / rms, below / rms, start * exact / rms]
+        signals = [inside / rms, longer / scale, shorter / scale, above / rms, below / rms, inside * exact / rms]
         correction = scale * self.network(torch.stack(signals, 1), (scale / rms).log()[:, 0] / 4)
-        moved = start + correction
+        moved = inside + correction
         return moved + (torch.clamp(moved, low, high) - moved).detach()
 
     def freeze(self, dtype: torch.dtype) -> None:

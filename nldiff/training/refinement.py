@@ -1,4 +1,4 @@
-"""Training of a refinement network: from starts on disk to the clean signal inside its bounds."""
+"""Training of a refinement network: from examples on disk to the clean signal inside its bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ from nldiff.restoration.sparse import RefinementSettings
 from nldiff.training.baseline import draw_recipe
 from nldiff.training.curves import CurveErrors
 from nldiff.training.data import Augmentation, Crops
+from nldiff.training.examples import Example, Examples, operator_drawer
 from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, provenance, run
-from nldiff.training.starts import Start, Starts, operator_drawer
 from nldiff.transforms.stft import stft
 
 # Squared error per sample that counts as none, relative to the power of the clean signal.
@@ -35,9 +35,9 @@ class RefinementConfig(LoopConfig):
 
     Attributes:
         trains: tells `nldiff train` what the file describes.
-        starts_dir: folder of the starts, see `nldiff.training.starts`; "" is a folder in `run_dir`.
-        starts, start_length: number of the starts and their length in samples.
-        refinement: windows, iterations and thresholds of the starts: those of a restoration.
+        examples_dir: folder of the examples, see `nldiff.training.examples`; "" is a folder in `run_dir`.
+        examples, example_length: number of the examples and their length in samples.
+        refinement: windows, iterations and thresholds of the examples: those of a restoration.
         distortions: as in `nldiff.training.baseline.SupervisedConfig`; all of them increasing.
         random_share: share of curves that are random instead, see `nldiff.training.curves.random_monotone`.
         curves: how exactly curves are known.
@@ -46,9 +46,9 @@ class RefinementConfig(LoopConfig):
     """
 
     trains: str = "refinement"
-    starts_dir: str = ""
-    starts: int = 1000
-    start_length: int = 32768
+    examples_dir: str = ""
+    examples: int = 1000
+    example_length: int = 32768
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     distortions: list[dict[str, Any]] = field(default_factory=list)
     random_share: float = 0.15
@@ -57,23 +57,23 @@ class RefinementConfig(LoopConfig):
     val_distortions: list[str] = field(default_factory=list)
 
 
-def refinement_loss(start: Start, estimate: Tensor, spectrum_weight: float) -> Tensor:
+def refinement_loss(example: Example, estimate: Tensor, spectrum_weight: float) -> Tensor:
     """Loss of estimates [batch, time] of clean signals.
 
-    It is the log of the squared error of the samples that are not exact, less that of the start (so that 0 is no
+    It is the log of the squared error of the samples that are not exact, less that of what was found (so that 0 is no
     improvement and -ln 2 is 3 dB), and `spectrum_weight` times the mean difference of log magnitudes of spectra.
 
     Returns:
         [batch].
     """
-    clean, found = start.clean, start.found.mean(1)
-    weights = inexact(start.low, start.high, clean.square().mean(1, keepdim=True).sqrt()).to(clean.dtype)
+    clean, found = example.clean, example.found.mean(1)
+    weights = inexact(example.low, example.high, clean.square().mean(1, keepdim=True).sqrt()).to(clean.dtype)
     tiny = _TINY * clean.square().sum(1)
 
     def log_error(x: Tensor) -> Tensor:
         return torch.log(((x - clean).square() * weights).sum(1) + tiny)
 
-    before = log_error(torch.clamp(found, start.low, start.high))
+    before = log_error(torch.clamp(found, example.low, example.high))
     return log_error(estimate) - before + spectrum_weight * _spectral_distance(clean, estimate)
 
 
@@ -104,38 +104,38 @@ def train_refinement(
     return run(config, lambda device: _training(config, device), resume, on_step)
 
 
-def training_starts(config: RefinementConfig) -> Starts:
-    """The starts of the training."""
+def training_examples(config: RefinementConfig) -> Examples:
+    """The examples of the training."""
     crops = Crops(config.train_data, config.sample_rate, 1.0, config.augmentation, config.seed, config.train_weights)
     draw = operator_drawer(config.distortions, config.random_share)
-    return _starts(config, "train", crops, config.starts, config.start_length, draw, config.curves)
+    return _examples(config, "train", crops, config.examples, config.example_length, draw, config.curves)
 
 
-def validation_starts(config: RefinementConfig) -> dict[str, Starts]:
-    """The starts of the validation, by distortion; their curves are exact."""
+def validation_examples(config: RefinementConfig) -> dict[str, Examples]:
+    """The examples of the validation, by distortion; their curves are exact."""
     crops = Crops(config.val_data, config.sample_rate, 1.0, Augmentation(), config.seed)
     found = {}
     for text in config.val_distortions:
         folder = "val_" + "".join(c if c.isalnum() else "_" for c in text)
         draw = _fixed(text)
-        found[text] = _starts(config, folder, crops, config.val_items, config.val_length, draw, CurveErrors(0, 0, 0))
+        found[text] = _examples(config, folder, crops, config.val_items, config.val_length, draw, CurveErrors(0, 0, 0))
     return found
 
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, validation: Mapping[str, Starts], device: torch.device, spectrum_weight: float
+    network: nn.Module, validation: Mapping[str, Examples], device: torch.device, spectrum_weight: float
 ) -> list[float]:
-    """Mean loss over all starts of the validation, mean gain of SI-SDR over them in dB, and that by distortion."""
+    """Mean loss over all examples of the validation, mean gain of SI-SDR over them in dB, and that by distortion."""
     losses, gains = [], []
-    for starts in validation.values():
+    for examples in validation.values():
         gain = []
-        for number in range(starts.count):
-            start = Start.unstacked(starts.start(number)[None].to(device))
-            estimate = network(start.found, start.low, start.high)
-            losses.append(float(refinement_loss(start, estimate, spectrum_weight)))
-            before = torch.clamp(start.found.mean(1), start.low, start.high)
-            gain.append(float(np.mean(si_sdr(start.clean, estimate) - si_sdr(start.clean, before))))
+        for number in range(examples.count):
+            example = Example.unstacked(examples.example(number)[None].to(device))
+            estimate = network(example.found, example.low, example.high)
+            losses.append(float(refinement_loss(example, estimate, spectrum_weight)))
+            before = torch.clamp(example.found.mean(1), example.low, example.high)
+            gain.append(float(np.mean(si_sdr(example.clean, estimate) - si_sdr(example.clean, before))))
         gains.append(float(np.mean(gain)))
     return [float(np.mean(losses)), float(np.mean(gains)), *gains]
 
@@ -146,13 +146,13 @@ def refinement_config(config: RefinementConfig, step: int) -> dict[str, Any]:
         "network": config.network,
         "sample_rate": config.sample_rate,
         "windows": list(config.refinement.windows),
-        **provenance(config, step, starts=config.starts, distortions=config.distortions),
+        **provenance(config, step, examples=config.examples, distortions=config.distortions),
     }
 
 
 def _training(config: RefinementConfig, device: torch.device) -> Training:
     _check(config)
-    validation = validation_starts(config)
+    validation = validation_examples(config)
     path = Path(config.run_dir) / "refinement.safetensors"
 
     def network() -> RefinementNetwork:
@@ -161,13 +161,13 @@ def _training(config: RefinementConfig, device: torch.device) -> Training:
         return network
 
     def losses(network: nn.Module, parts: Tensor, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        start = Start.unstacked(parts)
-        losses = refinement_loss(start, network(start.found, start.low, start.high), config.spectrum_weight)
+        example = Example.unstacked(parts)
+        losses = refinement_loss(example, network(example.found, example.low, example.high), config.spectrum_weight)
         return losses, losses
 
     return Training(
         make_network=network,
-        data=training_starts(config),
+        data=training_examples(config),
         losses=losses,
         columns=["loss", "si_sdr_gain", *config.val_distortions],
         validate=lambda average: validate(average, validation, device, config.spectrum_weight),
@@ -177,11 +177,11 @@ def _training(config: RefinementConfig, device: torch.device) -> Training:
     )
 
 
-def _starts(
+def _examples(
     config: RefinementConfig, name: str, crops: Crops, count: int, length: int, draw: Any, errors: CurveErrors
-) -> Starts:
-    folder = Path(config.starts_dir or Path(config.run_dir) / "starts") / name
-    return Starts(folder, crops, length, count, draw, errors, config.refinement)
+) -> Examples:
+    folder = Path(config.examples_dir or Path(config.run_dir) / "examples") / name
+    return Examples(folder, crops, length, count, draw, errors, config.refinement)
 
 
 def _fixed(text: str) -> Callable[[np.random.Generator, Tensor], Any]:
@@ -192,11 +192,11 @@ def _fixed(text: str) -> Callable[[np.random.Generator, Tensor], Any]:
 def _check(config: RefinementConfig) -> None:
     if not config.val_distortions or not (config.distortions or config.random_share == 1):
         raise NldiffError("distortions and val_distortions: at least one of each expected")
-    if config.starts < 1 or config.val_items < 1:
-        raise NldiffError(f"starts={config.starts}, val_items={config.val_items}: at least 1 expected")
-    if max(config.segment_lengths) > config.start_length:
+    if config.examples < 1 or config.val_items < 1:
+        raise NldiffError(f"examples={config.examples}, val_items={config.val_items}: at least 1 expected")
+    if max(config.segment_lengths) > config.example_length:
         raise NldiffError(
-            f"segment_lengths={config.segment_lengths}: at most start_length={config.start_length} expected"
+            f"segment_lengths={config.segment_lengths}: at most example_length={config.example_length} expected"
         )
     for entry in config.distortions:
         draw_recipe([entry], np.random.default_rng(0))

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import TINY_RATE, clipped, rms
-from training_starts import TINY_REFINEMENT
+from tiny_refinement import TINY_REFINEMENT
 
 from nldiff.errors import NldiffError
 from nldiff.networks.refinement import make_refinement_network

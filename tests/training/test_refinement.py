@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import tones
+from tiny_refinement import TINY_REFINEMENT
 from training_runs import losses, rows, write_yaml
-from training_starts import TINY_REFINEMENT
 
 from nldiff.cli import main
 from nldiff.errors import NldiffError
@@ -18,15 +18,15 @@ from nldiff.restoration.sparse import RefinementSettings, sparsest_consistent
 from nldiff.sound.histogram import histogram_match
 from nldiff.training.curves import CurveErrors, noisy_and_known
 from nldiff.training.data import Augmentation
+from nldiff.training.examples import Example, compute_example, mirrored
 from nldiff.training.refinement import (
     RefinementConfig,
     refinement_loss,
     train_refinement,
-    training_starts,
+    training_examples,
     validate,
-    validation_starts,
+    validation_examples,
 )
-from nldiff.training.starts import Start, compute_start, mirrored
 
 BRIEF = RefinementSettings(iterations=5, windows=(128, 256))
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def config(guitar_folder: Path, tmp_path: Path) -> RefinementConfig:
-    """A run of a few milliseconds a step: two stretches of 512 samples of starts of 1024."""
+    """A run of a few milliseconds a step: two stretches of 512 samples of examples of 1024."""
     return RefinementConfig(
         run_dir=str(tmp_path / "run"),
         train_data=str(guitar_folder),
@@ -42,8 +42,8 @@ def config(guitar_folder: Path, tmp_path: Path) -> RefinementConfig:
         sample_rate=8000,
         network=TINY_REFINEMENT,
         augmentation=Augmentation(),
-        starts=3,
-        start_length=1024,
+        examples=3,
+        example_length=1024,
         refinement=BRIEF,
         distortions=[{"name": "hard_clip", "sdr": [1, 10]}],
         val_distortions=["hard_clip:sdr=3", "half_wave"],
@@ -59,18 +59,18 @@ def config(guitar_folder: Path, tmp_path: Path) -> RefinementConfig:
     )
 
 
-def start() -> Start:
+def example() -> Example:
     """A signal of 1 s that was clipped, and what is found of it, as a batch of one."""
-    found = compute_start(
+    found = compute_example(
         tones(0)[0], Distortion("hard_clip", {"threshold": 0.05}), CurveErrors(0, 0, 0), BRIEF, np.random.default_rng(0)
     )
     assert found is not None
-    return Start.unstacked(found.stacked()[None])
+    return Example.unstacked(found.stacked()[None])
 
 
-def test_a_start_is_what_a_restoration_finds() -> None:
+def test_an_example_is_what_a_restoration_finds() -> None:
     x, operator = tones(0), Distortion("hard_clip", {"threshold": 0.05})
-    found = start()
+    found = example()
     rms = float(x.square().mean().sqrt())
     torch.testing.assert_close(found.clean, x / rms)
     y, curve = noisy_and_known(operator, operator(x), rms, CurveErrors(0, 0, 0), np.random.default_rng(0))
@@ -86,10 +86,10 @@ def test_a_start_is_what_a_restoration_finds() -> None:
 def test_nothing_is_left_of_some_signals() -> None:
     x, random = tones(0)[0], np.random.default_rng(0)
     for operator in (Distortion("quantize", {"step": 9.0}), Distortion("wavefold", {"threshold": 0.03})):
-        assert compute_start(x, operator, CurveErrors(), BRIEF, random) is None
+        assert compute_example(x, operator, CurveErrors(), BRIEF, random) is None
 
 
-def test_a_mirrored_start_is_that_of_the_mirrored_signal() -> None:
+def test_a_mirrored_example_is_that_of_the_mirrored_signal() -> None:
     parts = torch.arange(5.0)[None, :, None]
     turned = mirrored(parts)
     assert turned.flatten().tolist() == [0.0, -2.0, -1.0, -3.0, -4.0]
@@ -97,7 +97,7 @@ def test_a_mirrored_start_is_that_of_the_mirrored_signal() -> None:
 
 
 def test_the_loss_by_hand() -> None:
-    given = start()
+    given = example()
     mean = torch.clamp(given.found.mean(1), given.low, given.high)
     assert float(refinement_loss(given, mean, 0.0)) == pytest.approx(0, abs=1e-6)
     # Half of the error everywhere: a quarter of its square, but for the floor of the error.
@@ -112,33 +112,33 @@ def test_the_loss_by_hand() -> None:
 
 def test_the_spectral_loss_of_noise_that_is_twice_as_loud() -> None:
     x = torch.randn(1, 8192, generator=torch.Generator().manual_seed(0))
-    given = Start(x, torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf), x[:, None] + 1)
+    given = Example(x, torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf), x[:, None] + 1)
     with_spectra, without = (float(refinement_loss(given, 2 * x, weight)) for weight in (0.5, 0.0))
     # The floor, 40 dB below the mean, hides next to nothing of noise.
     assert with_spectra - without == pytest.approx(0.5 * math.log(2), rel=0.01)
 
 
-def test_starts_are_computed_once_and_the_same_again(config: RefinementConfig) -> None:
-    starts = training_starts(config)
-    first = starts.start(1)
+def test_examples_are_computed_once_and_the_same_again(config: RefinementConfig) -> None:
+    examples = training_examples(config)
+    first = examples.example(1)
     assert first.shape == (5, 1024)
-    files = sorted((Path(config.run_dir) / "starts/train").iterdir())
+    files = sorted((Path(config.run_dir) / "examples/train").iterdir())
     assert [file.name for file in files] == ["000001.npy"]
     changed = files[0].stat().st_mtime_ns
-    assert torch.equal(training_starts(config).start(1), first)
+    assert torch.equal(training_examples(config).example(1), first)
     assert files[0].stat().st_mtime_ns == changed
     files[0].unlink()
-    assert torch.equal(training_starts(config).start(1), first)
-    assert not torch.equal(starts.start(2), first)
+    assert torch.equal(training_examples(config).example(1), first)
+    assert not torch.equal(examples.example(2), first)
 
 
-def test_items_are_stretches_of_starts(config: RefinementConfig) -> None:
-    starts = training_starts(config)
-    kept = [starts.start(number) for number in range(3)]
+def test_items_are_stretches_of_examples(config: RefinementConfig) -> None:
+    examples = training_examples(config)
+    kept = [examples.example(number) for number in range(3)]
     signs = set()
     for item in range(12):
-        stretch = starts[5, item, 512]
-        assert torch.equal(starts[5, item, 512], stretch)
+        stretch = examples[5, item, 512]
+        assert torch.equal(examples[5, item, 512], stretch)
         places = [
             (number, begin, turned)
             for number, parts in enumerate(kept)
@@ -152,30 +152,30 @@ def test_items_are_stretches_of_starts(config: RefinementConfig) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"\x93NUMPY", b""])
-def test_a_damaged_start_is_named(config: RefinementConfig, damage: bytes) -> None:
-    path = Path(config.run_dir) / "starts/train/000000.npy"
+def test_a_damaged_example_is_named(config: RefinementConfig, damage: bytes) -> None:
+    path = Path(config.run_dir) / "examples/train/000000.npy"
     path.parent.mkdir(parents=True)
     path.write_bytes(damage)
     with pytest.raises(NldiffError, match=r"000000\.npy is damaged"):
-        training_starts(config).start(0)
+        training_examples(config).example(0)
 
 
-def test_starts_of_another_configuration_are_refused(config: RefinementConfig) -> None:
-    training_starts(config).start(0)
+def test_examples_of_another_configuration_are_refused(config: RefinementConfig) -> None:
+    training_examples(config).example(0)
     with pytest.raises(NldiffError, match="of another configuration"):
-        training_starts(replace(config, start_length=2048)).start(0)
+        training_examples(replace(config, example_length=2048)).example(0)
 
 
 def test_an_untrained_network_gains_nothing(config: RefinementConfig) -> None:
     network = make_refinement_network(**TINY_REFINEMENT)
-    loss, gain, *by_distortion = validate(network, validation_starts(config), CPU, 0.0)
+    loss, gain, *by_distortion = validate(network, validation_examples(config), CPU, 0.0)
     assert loss == pytest.approx(0, abs=1e-6)
     assert [gain, *by_distortion] == pytest.approx([0, 0, 0], abs=1e-4)
 
 
 def test_a_run_learns_resumes_exactly_and_its_file_loads(config: RefinementConfig, tmp_path: Path) -> None:
     path = train_refinement(config)
-    shorter = replace(config, run_dir=str(tmp_path / "again"), starts_dir=str(Path(config.run_dir) / "starts"))
+    shorter = replace(config, run_dir=str(tmp_path / "again"), examples_dir=str(Path(config.run_dir) / "examples"))
     train_refinement(replace(shorter, steps=2))
     train_refinement(shorter, resume=True)
     assert losses(shorter.run_dir) == losses(config.run_dir)
@@ -212,8 +212,8 @@ def test_the_command_names_what_it_cannot_train(tmp_path: Path, capsys: pytest.C
     [
         ({"val_distortions": []}, "at least one of each expected"),
         ({"distortions": []}, "at least one of each expected"),
-        ({"starts": 0}, "starts=0"),
-        ({"segment_lengths": [1025], "samples_per_step": 1025}, "at most start_length=1024 expected"),
+        ({"examples": 0}, "examples=0"),
+        ({"segment_lengths": [1025], "samples_per_step": 1025}, "at most example_length=1024 expected"),
         ({"distortions": [{"name": "echo"}]}, "echo"),
     ],
 )

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_refinement import TINY_REFINEMENT
 from torch import Tensor
-from training_starts import TINY_REFINEMENT
 
 from nldiff.errors import NldiffError
 from nldiff.networks.refinement import RefinementNetwork, inexact, make_refinement_network

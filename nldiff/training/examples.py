@@ -1,6 +1,6 @@
-"""Starts: what a restoration gives the refinement network, computed once and kept on disk.
+"""Examples: what a restoration gives the refinement network, computed once and kept on disk.
 
-Shrinkage takes much longer than a step of the training, and the network must see starts as good as those of a
+Shrinkage takes much longer than a step of the training, and the network must see signals as good as those of a
 restoration. An item is a crop, a random curve, and the sparsest signals with every window; it depends on its number and
 the seed alone.
 """
@@ -29,7 +29,7 @@ _ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Start:
+class Example:
     """A clean signal and what a restoration finds of it; all at the RMS 1 of the clean signal, `[..., time]` float32.
 
     Attributes:
@@ -48,14 +48,14 @@ class Start:
         return torch.cat([torch.stack([self.clean, self.low, self.high]), self.found])
 
     @classmethod
-    def unstacked(cls, parts: Tensor) -> "Start":
+    def unstacked(cls, parts: Tensor) -> "Example":
         """The way back from [..., 3 + windows, time]; the axes before are those of all parts."""
         return cls(parts[..., 0, :], parts[..., 1, :], parts[..., 2, :], parts[..., 3:, :])
 
 
-def compute_start(
+def compute_example(
     clean: Tensor, operator: Operator, errors: CurveErrors, settings: RefinementSettings, random: np.random.Generator
-) -> Start | None:
+) -> Example | None:
     """Distort, and find the sparsest signals as a restoration with a known curve does.
 
     Args:
@@ -75,19 +75,19 @@ def compute_start(
     first = torch.from_numpy(histogram_match(y.numpy(), rms)(y.numpy()))
     feasible = curve.feasible(y)
     found = sparse_by_window(first, feasible, settings.windows, settings.iterations, settings)
-    return Start(clean / rms, feasible.low[0] / rms, feasible.high[0] / rms, found[0] / rms)
+    return Example(clean / rms, feasible.low[0] / rms, feasible.high[0] / rms, found[0] / rms)
 
 
-class Starts(Dataset[Tensor]):
-    """Starts by (step, item, length), each `[3 + windows, length]` float32, see `Start.stacked`.
+class Examples(Dataset[Tensor]):
+    """Examples by (step, item, length), each `[3 + windows, length]` float32, see `Example.stacked`.
 
-    Steps go through the starts one after the other and again; a start that is not on disk is computed and kept. From
-    the second time on the stretch of a start that is taken, and its sign, are drawn anew.
+    Every item draws one of the examples, the stretch of it that is taken, and its sign. An example that is not on disk
+    is computed and kept.
 
     Args:
         folder: where they are kept, one file each in float16.
         crops: clean audio.
-        length: of the kept starts, samples.
+        length: of the kept examples, samples.
         count: how many there are.
         draw: draws an operator for clean audio [time].
         errors: how exactly curves are known.
@@ -111,13 +111,13 @@ class Starts(Dataset[Tensor]):
         """Stretch number `item` of `step`, [3 + windows, length]."""
         step, item, length = key
         random = np.random.default_rng([self.crops.seed, step, item, 4])
-        parts = self.start(int(random.integers(self.count)))
+        parts = self.example(int(random.integers(self.count)))
         begin = int(random.integers(self.length - length + 1))
         parts = parts[:, begin : begin + length]
         return mirrored(parts) if random.random() < 0.5 else parts
 
-    def start(self, number: int) -> Tensor:
-        """Start `number` as a whole, [3 + windows, length], from disk or computed."""
+    def example(self, number: int) -> Tensor:
+        """Example `number` as a whole, [3 + windows, length], from disk or computed."""
         path = self.folder / f"{number:06d}.npy"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,18 +131,18 @@ class Starts(Dataset[Tensor]):
             raise NldiffError(f"{path} is of another configuration: its shape is {parts.shape}")
         return torch.from_numpy(parts.astype(np.float32))
 
-    def _computed(self, number: int) -> Start:
+    def _computed(self, number: int) -> Example:
         for attempt in range(_ATTEMPTS):
             random = np.random.default_rng([self.crops.seed, number, attempt, 5])
             clean = self.crops[number, attempt, self.length]
-            start = compute_start(clean, self.draw(random, clean), self.errors, self.settings, random)
-            if start is not None:
-                return start
+            example = compute_example(clean, self.draw(random, clean), self.errors, self.settings, random)
+            if example is not None:
+                return example
         raise NldiffError(f"{_ATTEMPTS} random distortions of crop {number} of {self.crops.folder} left nothing of it")
 
 
 def mirrored(parts: Tensor) -> Tensor:
-    """Change the sign of a start `[..., 3 + windows, time]`: of all signals, and the bounds change places."""
+    """Change the sign of an example `[..., 3 + windows, time]`: of all signals, and the bounds change places."""
     order = [0, 2, 1, *range(3, parts.shape[-2])]
     return -parts[..., order, :]
 
