@@ -8,10 +8,15 @@ DEMO_INPUT := examples/guit_em9_distorted.flac
 DEMO_OUTPUT := out/demo
 SOURCES := nldiff tests train_prior.py train_baseline.py infer.py docs $(wildcard benchmarks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+MINUTES ?= 10
+MODULE ?= nldiff/metrics/statistics.py
+TESTS ?= tests/$(word 2,$(subst /, ,$(MODULE)))
+# Several processes, each with one thread: faster than one process with several, and results are the same.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-survey lint format notebook clean
+.PHONY: help demo test test-slow test-survey fuzz mutation lint format notebook docs clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,13 +27,27 @@ demo: $(VENV)/.installed ## restore the example guitar recording into out/demo
 
 test: $(VENV)/.installed-dev ## run the test suite without the slow tests
 	@command -v chromedriver >/dev/null || echo "chromedriver not found: the browser tests of the listening page are left out (apt install chromium chromium-driver)"
-	$(BIN)/python -m pytest -m "not slow and not survey$$(command -v chromedriver >/dev/null || echo ' and not browser')"
+	$(PARALLEL) -m "not slow and not survey$$(command -v chromedriver >/dev/null || echo ' and not browser')"
 
 test-slow: $(VENV)/.installed-dev ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
 test-survey: $(VENV)/.installed-dev ## reproduce published results of A-SPADE (a quarter of an hour, needs NLDIFF_DATA)
 	$(BIN)/python -m pytest -m survey
+
+fuzz: $(VENV)/.installed-dev ## try damaged inputs of all kinds, for MINUTES
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+mutation: $(VENV)/.installed-dev ## change MODULE at every place in turn: which changes do its TESTS not notice?
+	$(INSTALL) 'cosmic-ray>=8.4'
+	mkdir -p build
+	printf '[cosmic-ray]\nmodule-path = "%s"\ntimeout = 120.0\nexcluded-modules = []\ntest-command = "%s"\n[cosmic-ray.distributor]\nname = "local"\n' \
+	  "$(MODULE)" "$(BIN)/python -m pytest -x -q -p no:cacheprovider $(TESTS)" > build/mutation.toml
+	$(BIN)/cosmic-ray baseline build/mutation.toml
+	$(BIN)/cosmic-ray init --force build/mutation.toml build/mutation.sqlite
+	$(BIN)/cosmic-ray exec build/mutation.toml build/mutation.sqlite
+	$(BIN)/cr-report --show-pending --no-show-output --surviving-only --show-diff build/mutation.sqlite
+	@echo "survivors, per cent: $$($(BIN)/cr-rate build/mutation.sqlite)"
 
 lint: $(VENV)/.installed-dev ## check style, formatting and types
 	$(BIN)/ruff check .
@@ -41,6 +60,9 @@ format: $(VENV)/.installed-dev ## sort imports and format the code
 
 notebook: $(VENV)/.installed-dev ## execute the notebooks and keep their output
 	$(BIN)/jupyter-execute --inplace $(NOTEBOOKS)
+
+docs: $(VENV)/.installed-docs ## build the documentation into out/site; warnings are errors
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove the environment, the demo's output, build folders and caches
 	rm -rf $(VENV) $(DEMO_OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -66,3 +88,7 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing nldiff and its development tools into $(VENV) (minutes the first time)"
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(INSTALL) --editable '.[dev,docs]'
+	@touch $@

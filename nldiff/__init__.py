@@ -6,20 +6,39 @@ from typing import TYPE_CHECKING, Any
 from nldiff.version import __version__
 
 if TYPE_CHECKING:
+    from nldiff.curves import Curve
     from nldiff.errors import NldiffError
+    from nldiff.operators import parse_operator
     from nldiff.priors import load_prior
+    from nldiff.restoration.output import restore_file
     from nldiff.restoration.pipeline import restore
+    from nldiff.restoration.restorer import Restorer
     from nldiff.restoration.result import Restoration
     from nldiff.restoration.settings import RestoreConfig
 
-__all__ = ["NldiffError", "Restoration", "RestoreConfig", "__version__", "load_prior", "restore"]
+__all__ = [
+    "Curve",
+    "NldiffError",
+    "Restoration",
+    "RestoreConfig",
+    "Restorer",
+    "__version__",
+    "load_prior",
+    "parse_operator",
+    "restore",
+    "restore_file",
+]
 
 _HOMES = {
+    "Curve": "nldiff.curves",
     "NldiffError": "nldiff.errors",
     "Restoration": "nldiff.restoration.result",
     "RestoreConfig": "nldiff.restoration.settings",
+    "Restorer": "nldiff.restoration.restorer",
     "load_prior": "nldiff.priors",
+    "parse_operator": "nldiff.operators",
     "restore": "nldiff.restoration.pipeline",
+    "restore_file": "nldiff.restoration.output",
 }
 
 

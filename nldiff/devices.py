@@ -13,6 +13,8 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise NldiffError(f"device '{name[:50]}': auto, cpu, cuda, cuda:N or mps expected")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -1,22 +1,42 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, also if the program is killed or the power fails.
 
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+Everything is written in a hidden folder beside the result, flushed to the disk, and then renamed. A program that is
+killed leaves such a folder; the next one that writes there removes it. A lock, which ends with its owner, tells the
+folders of the dead from those in use.
+"""
+
+import errno
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from soundfile import SoundFileError
 
 from nldiff.errors import NldiffError
+from nldiff.interrupts import held
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing of the dead is removed
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX = ".nldiff-"
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Write a file completely or not at all.
 
-    Yields a temporary path (hidden, same folder, same suffix) to write to. Leaving the block renames it to
-    `path`, replacing an earlier file; an exception deletes it and leaves the earlier file as it was. Missing
-    folders are created, and stay.
+    Yields a temporary path to write to: the same name in a hidden folder beside `path`. Leaving the block renames it to
+    `path`, replacing an earlier file; an exception deletes it and leaves the earlier file as it was. Missing folders
+    are created, and stay.
 
     Raises:
         NldiffError: the folder cannot be created or written, `path` is a folder, or the block, which should
@@ -25,16 +45,174 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise NldiffError(f"{path} is a folder: a file name is needed")
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
+        scratch, lock = _locked_folder(path.parent)
     except OSError as error:
         raise NldiffError(f"{path} cannot be written in folder {path.parent}: {error.strerror}") from error
     try:
-        yield temporary
-        temporary.replace(path)
-    except (OSError, SoundFileError) as error:  # most likely a full disk
-        raise NldiffError(f"{path} cannot be written: {error}") from error
+        (scratch / path.name).touch()
+        yield scratch / path.name
+        replace_together([scratch / path.name], path.parent)
+    except (OSError, SoundFileError) as error:
+        raise NldiffError(f"{path} cannot be written: {write_problem(error, path.parent)}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(scratch, lock)
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Hidden folder in `folder` that goes away with everything left in it.
+
+    `folder` is created if needed; if nothing is left in it, it goes away again.
+
+    Raises:
+        NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
+    """
+    created = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch, lock = _locked_folder(folder)
+        try:
+            yield scratch
+        finally:
+            _remove(scratch, lock)
+    except (OSError, SoundFileError) as error:
+        reason = write_problem(error, folder)
+        raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
+    finally:
+        if created:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def replace_together(written: Sequence[Path], folder: Path) -> None:
+    """Move files of one scratch folder to `folder`; they replace those of the same names as a set.
+
+    The last file stands for the set: its earlier version goes first and its new one comes last, so that it is never
+    there beside another version of the others.
+
+    Raises:
+        OSError: a file cannot be flushed or moved.
+    """
+    for path in written:
+        _flush(path)
+    *others, last = written
+    with held():
+        if others:
+            (folder / last.name).unlink(missing_ok=True)
+            _flush_folder(folder)
+        for path in written:
+            path.replace(folder / path.name)
+        _flush_folder(folder)
+
+
+def replace_folder(written: Path, folder: Path) -> None:
+    """Move a folder of a scratch folder to `folder`, which it replaces.
+
+    Raises:
+        OSError: a file cannot be flushed or moved.
+    """
+    for parent, _, names in os.walk(written):
+        for name in names:
+            _flush(Path(parent, name))
+        _flush_folder(Path(parent))
+    with held():
+        if folder.exists():
+            folder.rename(written.with_name(f"earlier-{written.name}"))
+        written.rename(folder)
+        _flush_folder(folder.parent)
+
+
+def write_problem(error: OSError | SoundFileError, folder: Path) -> str:
+    """The reason of an error of writing, in one line; a full disk is named with its space."""
+    if isinstance(error, OSError) and error.errno not in _FULL:
+        name = f" ('{error.filename}')" if isinstance(error.filename, str) else ""
+        return f"{error.strerror or error}{name}"
+    disk = folder.resolve()
+    while not os.path.ismount(disk) and disk != disk.parent:
+        disk = disk.parent
+    free = shutil.disk_usage(disk).free
+    text = str(getattr(error, "strerror", None) or error)
+    return f"{text.rstrip('.')} (disk {disk}, {free / 1e6:.0f} MB free)"
+
+
+def _locked_folder(folder: Path) -> tuple[Path, int | None]:
+    """A new hidden folder with its lock, after removing those of killed programs."""
+    _sweep(folder)
+    while True:
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
+        lock = _locked(scratch, wait=True)
+        # Another program may have removed the folder before it was locked.
+        if lock is None or scratch.exists():
+            return scratch, lock
+        os.close(lock)
+
+
+def _locked(folder: Path, wait: bool) -> int | None:
+    """Descriptor that locks a folder; None where that is impossible, or another program has it."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the hidden folders of programs that were killed."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+                lock = _locked(Path(entry.path), wait=False)
+                if lock is not None:
+                    _remove(Path(entry.path), lock)
+
+
+def _remove(scratch: Path, lock: int | None) -> None:
+    """Remove a hidden folder, then its lock."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON, UTF-8, completely or not at all; see `json_values`.
+
+    Raises:
+        NldiffError: as `atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        text = json.dumps(json_values(value), indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def json_values(value: Any) -> Any:
+    """The same with None for infinite and undefined numbers, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

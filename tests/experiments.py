@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from nldiff.config import load_config
 from nldiff.evaluation import EvaluationConfig
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.result import Fit
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs" / "eval").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "nldiff" / "configs" / "eval").glob("*.yaml"))
 RATE = 16000
 Row = dict[str, str]
 

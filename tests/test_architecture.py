@@ -13,28 +13,32 @@ ROOT = Path(__file__).parents[1] / "nldiff"
 LAYERS = {
     "errors": "",
     "version": "",
-    "writing": "errors",
+    "interrupts": "",
+    "reading": "errors",
+    "writing": "errors interrupts",
     "devices": "errors",
-    "config": "errors",
-    "sound": "errors writing",
+    "config": "errors reading",
+    "sound": "errors reading writing",
     "transforms": "errors",
     "networks": "errors transforms",
-    "weight_files": "errors writing",
+    "weight_files": "errors reading writing",
     "priors": "devices sound networks weight_files",
     "operators": "errors",
     "metrics": "errors sound transforms",
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",
-    "figures": "errors writing sound transforms metrics",
-    "restoration": "errors version devices sound transforms networks.refinement weight_files priors operators metrics "
-    "sampling baselines figures",
+    "figures": "errors reading writing sound transforms metrics",
+    "curves": "errors version writing sound operators figures",
+    "restoration": "errors version reading writing devices sound transforms networks.refinement weight_files priors "
+    "operators metrics sampling baselines figures curves",
     "training": "errors version writing devices sound transforms networks priors operators metrics baselines "
     "restoration.increasing restoration.learned restoration.sparse",
-    "evaluation": "errors writing devices config sound priors operators metrics baselines figures restoration",
-    "report": "errors version sound metrics figures",
-    "cli": "errors version devices config sound priors operators restoration training evaluation report",
+    "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
+    "report": "errors version writing sound metrics figures",
+    "cli": "errors version interrupts writing devices config sound priors operators curves restoration training "
+    "evaluation report",
     "__main__": "cli",
-    "__init__": "errors version priors restoration",
+    "__init__": "errors version priors operators curves restoration",
 }
 # (module, imported module) -> the reason why this import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nldiff.baselines.networks import make_network
-from nldiff.weight_files import FileKind
+from nldiff.weight_files import Field, FileKind, number_field
 
 SHIPPED: tuple[str, ...] = (
     "demucs-hardclip",
@@ -22,11 +22,23 @@ SHIPPED: tuple[str, ...] = (
     "wave-unet-hardclip-16k",
     "wave-unet-overdrive",
 )
+_LEVEL = number_field(1e-9, 1e6)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 _FILES = FileKind(
     "baseline",
     "baselines/weights",
     SHIPPED,
-    frozenset({"network", "sample_rate", "level", "task"}),
+    {
+        "sample_rate": number_field(1000, 1_000_000, whole=True),
+        "level": number_field(0, 1e6),
+        "task": Field("names of distortions", lambda names: isinstance(names, list) and all(map(_is_text, names))),
+    },
+    {"input_level": Field("a positive number or null", lambda level: level is None or _LEVEL.fits(level))},
     make_network,
 )
 

@@ -1,21 +1,22 @@
-"""Command line: `nldiff restore` (also `infer.py`), `train`, `train-baseline`, `evaluate` and `report`.
+"""Command line: `nldiff restore` (also `infer.py`), `diagnose`, `apply`, `export`, `train`, `evaluate` and others.
 
 Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
 for PyTorch. May import everything; only `nldiff.__main__` and scripts import it.
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from nldiff.cli.terminal import complain, lasting_streams, private_folder
 from nldiff.errors import NldiffError
+from nldiff.interrupts import Ended, cleaned_up
 from nldiff.version import __version__
 
-_FAILED, _INTERRUPTED = 1, 130
+_FAILED, _INTERRUPTED, _ENDED = 1, 130, 128
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Command:
 
 COMMANDS = {
     "restore": Command("nldiff.cli.restore", "Restore distorted recordings."),
+    "diagnose": Command("nldiff.cli.diagnose", "Say in seconds what was done to recordings, without restoring them."),
+    "apply": Command("nldiff.cli.apply", "Distort other audio by a curve that was found."),
+    "export": Command("nldiff.cli.export", "Write a curve for another program.", intermixed=False),
     "train": Command("nldiff.cli.train", "Train a prior on clean audio."),
     "train-baseline": Command("nldiff.cli.train_baseline", "Train a comparison network on distorted and clean audio."),
     "evaluate": Command("nldiff.cli.evaluate", "Run an experiment."),
@@ -43,7 +47,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted.
+    """Run the `nldiff` command; returns the exit code: 0 done, 1 failed, 130 interrupted, 143 and 129 ended.
 
     Raises:
         SystemExit: after help and version (code 0) and for wrong usage (code 2).
@@ -51,14 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="nldiff",
         description="Recover the clean signal and the transfer curve from a distorted recording.",
-        epilog="'nldiff COMMAND --help' shows the options of a command.",
+        epilog="commands:\n"
+        + "".join(f"  {name:<16}{command.purpose}\n" for name, command in COMMANDS.items())
+        + "\n'nldiff COMMAND --help' shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nldiff {__version__}")
     parser.add_argument(
         "command",
         choices=COMMANDS,
-        help="restore recordings, train a prior or a comparison network, run an experiment, build its listening page",
+        metavar="COMMAND",
+        help="one of those below",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -76,23 +84,27 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     Returns:
         The exit code, as `main`.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names need not be text in any encoding
     # Idle threads of GNU OpenMP spin for milliseconds. If another program runs too, they take the processor from the
     # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Otherwise matplotlib would write a list of fonts to the home folder.
+    os.environ.setdefault("MPLCONFIGDIR", str(private_folder()))
     command = COMMANDS[name]
-    module = import_module(command.module)
-    parser = argparse.ArgumentParser(prog=prog, description=command.purpose, allow_abbrev=False)
-    module.add_arguments(parser)
-    options = (parser.parse_intermixed_args if command.intermixed else parser.parse_args)(arguments)
-    try:
-        return module.run(options)
-    except (NldiffError, OSError) as error:  # messages of the system name the file too
-        print(f"error: {error}", file=sys.stderr)
-        return _FAILED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+    with lasting_streams():
+        try:
+            with cleaned_up():
+                module = import_module(command.module)
+                parser = argparse.ArgumentParser(prog=prog, description=command.purpose, allow_abbrev=False)
+                module.add_arguments(parser)
+                options = (parser.parse_intermixed_args if command.intermixed else parser.parse_args)(arguments)
+                return module.run(options)
+        except (NldiffError, OSError) as error:  # messages of the system name the file too
+            complain("error", error)
+            return _FAILED
+        except Ended as end:
+            print(f"ended by {end}", file=sys.stderr)
+            return _ENDED + end.number
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return _INTERRUPTED

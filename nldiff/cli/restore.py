@@ -1,25 +1,46 @@
 """`nldiff restore` and `infer.py`."""
 
 import argparse
+import os
 import sys
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from nldiff import sound
-from nldiff.cli.summary import summary
+from nldiff.cli.destinations import (
+    PIPE,
+    Destination,
+    Source,
+    add_output_arguments,
+    chosen_format,
+    find_sources,
+    messages,
+    plan_destinations,
+    refuse_overwriting,
+    scratch_files,
+    send,
+)
+from nldiff.cli.summary import channel_names, summary
+from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
-from nldiff.operators import DISTORTIONS, WAVESHAPERS, Operator, Recipe, parse_operator
-from nldiff.priors import SHIPPED, Prior
+from nldiff.operators import DISTORTIONS, WAVESHAPERS, Operator, parse_operator
+from nldiff.priors import SHIPPED
 from nldiff.priors.choice import load_candidates
+from nldiff.report.preview import build_preview, check_preview
+from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
-from nldiff.restoration.output import restore_file, scratch_folder
-from nldiff.restoration.settings import RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.output import Outputs, restore_file, result_paths
+from nldiff.restoration.settings import LEVELS, RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.strategies import allowed_strategies
+from nldiff.sound import AudioFormat
+from nldiff.writing import scratch_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="audio file or folder; key=value changes any setting of --config",
+        help="audio file, video, folder, or - for standard input; key=value changes any setting of --config",
     )
-    add("--output", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add_output_arguments(parser, "restored")
     add(
         "--method",
         metavar="NAME",
@@ -43,48 +64,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
     add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
-    add("--device", help="auto, cpu, cuda or mps (default: auto)")
+    add(
+        "--level",
+        choices=LEVELS,
+        help="of the result: unity leaves what was not distorted where it is; auto is the same, lowered so that peaks "
+        "stay below full scale; rms and peak are those of INPUT (default: auto)",
+    )
+    add("-d", "--device", help="auto, cpu, cuda or mps (default: auto)")
     add(
         "--known",
         metavar="NAME:PARAM=VALUE,…",
         help=f"the distortion, if it is known, or a chain of them ('A > B'): {', '.join(DISTORTIONS)}",
     )
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
+    add("--preview", action="store_true", help="write a page to listen to and look at as well: NAME.preview.html")
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
+    add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
 
 def run(options: argparse.Namespace) -> int:
     """Restore every input. A bad one is reported, and the others are restored all the same."""
-    known = parse_operator(options.known).build(None) if options.known else None
+    with messages(options.verbose), scratch_files() as scratch:
+        return _run(options, scratch)
+
+
+def _run(options: argparse.Namespace, scratch: Path) -> int:
+    known = told_operator(options.known) if options.known else None
     distort = parse_operator(options.distort) if options.distort else None
-    overrides = [text for text in options.inputs if "=" in text and not Path(text).exists()]
-    paths = sound.find_audio([text for text in options.inputs if text not in overrides])
-    if not paths:
-        raise NldiffError("no INPUT given: an audio file or a folder expected")
+    overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
     method = _method(options, known)
+    if options.preview:
+        _check_preview(options)
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
-    _check_names(paths, options)
+    audio_format = chosen_format(options)
+    sources = find_sources([text for text in options.inputs if text not in overrides], scratch, ".restored")
+    if not sources:
+        raise NldiffError("no INPUT given: an audio file or a folder expected")
+    runs = _runs(sources, plan_destinations(sources, options.output, scratch), options, audio_format)
+    if not runs:
+        return 0
     device = choose_device(config.device)
     priors = load_candidates(config.prior, device) if method.uses_prior else []
     for prior in priors:
-        resolve_settings(prior, config)
-    with scratch_folder(options.output):
+        allowed_strategies(resolve_settings(prior, config).refinement.name)
+    with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
         pass  # a folder that cannot be written is reported up front, and once
+    restore = partial(
+        restore_file, prior=priors, known=known, distort=distort, method=method, weights=options.weights,
+        audio_format=audio_format, strict=options.strict,
+    )  # fmt: skip
     failed = 0
-    for path in paths:
+    for one in runs:
         try:
-            for number in range(options.samples):
-                _restore_one(path, options, config, number, priors, known, distort, method)
+            _restore_one(one, options, replace(config, seed=config.seed + one.number), restore)
         except NldiffError as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            print(f"error: {message}", file=sys.stderr)
+            message, shown = str(error).replace(str(one.source.path), one.source.shown), one.source.shown
+            complain("error", message if shown in message else f"{shown}: {message}")
             failed = 1
     return failed
+
+
+def _check_preview(options: argparse.Namespace) -> None:
+    check_preview()
+    for name, given in (("--distort", options.distort), ("--output -", options.output == PIPE)):
+        if given:
+            raise NldiffError(f"--preview: not with {name}")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One restoration: sample `number` of a source, where it goes, and the files that it writes."""
+
+    source: Source
+    destination: Destination
+    number: int
+    results: list[Path]
+
+
+def _runs(
+    sources: list[Source], destinations: list[Destination], options: argparse.Namespace, form: AudioFormat
+) -> list[_Run]:
+    """Everything that is to be done, after validating that nothing is overwritten that should not be."""
+    runs = []
+    for source, given in zip(sources, destinations, strict=True):
+        for number in range(options.samples):
+            to = given
+            if options.samples > 1:
+                if given.audio_name:
+                    raise NldiffError(f"--samples {options.samples}: --output {options.output} is one file")
+                to = replace(given, stem=f"{given.stem}.{number + 1}")
+            runs.append(_Run(source, to, number, result_paths(to.folder, to.stem, to.audio_name, form)))
+    refuse_overwriting([path for one in runs for path in one.results], sources)
+    if not options.skip_existing:
+        return runs
+    return [one for one in runs if not all(path.is_file() for path in one.results)]
 
 
 def _method(options: argparse.Namespace, known: Operator | None) -> Method:
@@ -107,56 +185,50 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
     """Change the settings that have an option of their own; the option wins."""
-    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device")}
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device", "level")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     if options.force:
-        given["evidence"] = {**config.evidence, "judge": False}
+        given["evidence"] = {**config.evidence, "force": True}
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
-def _check_names(paths: list[Path], options: argparse.Namespace) -> None:
-    """Validate up front that results overwrite neither each other nor an input."""
-    stem, count = Counter(path.stem for path in paths).most_common(1)[0]
-    if count > 1:
-        raise NldiffError(f"{count} inputs are called '{stem}' and would overwrite each other: restore them separately")
-    inputs = {path.resolve() for path in paths}
-    for path in paths:
-        for number in range(options.samples):
-            result = options.output / f"{_stem(path, options, number)}.restored.wav"
-            if result.resolve() in inputs:
-                raise NldiffError(f"{result} is an input and would be overwritten by the result of {path}")
-
-
-def _stem(path: Path, options: argparse.Namespace, number: int) -> str:
-    return path.stem if options.samples == 1 else f"{path.stem}.{number + 1}"
-
-
 def _restore_one(
-    path: Path,
-    options: argparse.Namespace,
-    config: RestoreConfig,
-    number: int,
-    priors: Sequence[Prior],
-    known: Operator | None,
-    distort: Recipe | None,
-    method: Method,
+    one: _Run, options: argparse.Namespace, config: RestoreConfig, restore: Callable[..., Outputs]
 ) -> None:
-    """Restore sample `number` of one input, with a progress bar and a summary."""
-    config = replace(config, seed=config.seed + number)
-    stem = _stem(path, options, number)
+    """Restore one sample of one input, with a progress bar and a summary."""
+    to = one.destination
     # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(desc=stem, unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True) as bar:
+    with tqdm(
+        desc=one_line(to.stem), unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True
+    ) as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        outputs = restore_file(
-            path, options.output, priors, config, stem=stem, known=known, distort=distort,
-            method=method, weights=options.weights, on_step=on_step,
-        )  # fmt: skip
-    for warning in (outputs.report["verdict"] or {}).get("warnings", ()):
-        print(f"warning: {path}: {warning}", file=sys.stderr)
+        outputs = restore(
+            one.source.path, to.folder, config=config, stem=to.stem, audio_name=to.audio_name, on_step=on_step
+        )
+    for warning in _warnings(outputs.report):
+        complain("warning", f"{one.source.shown}: {warning}")
+    piped = options.output == PIPE
+    if options.preview:
+        page = to.folder / f"{to.stem}.preview.html"
+        with sound.readable(one.source.path) as original:
+            build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, page)
     if not options.quiet:
-        print(summary(path, outputs))
+        print(summary(one.source.path, outputs), file=sys.stderr if piped else sys.stdout)
+    if piped:
+        send(outputs.audio)
+
+
+def _warnings(report: dict[str, Any]) -> list[str]:
+    """What a user should know of a restoration, a line each."""
+    parts, found = report["parts"], list(report["warnings"])
+    for part in parts:
+        where = f"{channel_names(part)}: " if len(parts) > 1 else ""
+        found += [f"{where}{warning}" for warning in (part["verdict"] or {}).get("warnings", ())]
+    if clipped := report["clipped_samples"]:
+        found.append(f"{clipped} samples were beyond full scale and are clipped")
+    return found

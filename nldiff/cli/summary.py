@@ -1,9 +1,11 @@
 """The summary of a restored file on the terminal."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from nldiff.cli.terminal import one_line
 from nldiff.restoration.output import Outputs
 
 
@@ -34,18 +36,34 @@ def summary(path: Path, outputs: Outputs) -> str:
         band += "; above it, " + {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
     pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
     lines = [
-        f"{path.name} -> {outputs.audio}",
+        one_line(f"{path.name} -> {outputs.audio}"),
         *(f"  {line}" for line in work),
         f"  {band}",
         f"  curve (restored -> observed): {pairs}",
         f"  curve(restored) explains the recording to {report['explained_db']:.1f} dB",
     ]
-    if verdict := report["verdict"]:
-        odds = verdict["judgement"]["log_odds"]
-        lines.insert(1, f"  verdict: {verdict['finding']} (log-odds of the restoration {odds:+.1f})")
+    several = len(report["parts"]) > 1
+    lines[1:1] = [f"  {line}" for part in report["parts"] for line in _verdict(part, several)]
+    if abs(report["level_db"]) >= 0.05:
+        lines.append(f"  level of what was not distorted: {report['level_db']:+.1f} dB")
     for when, values in report.get("scores", {}).items():
         lines.append(
             f"  {when:6} SI-SDR {values['si_sdr_db']:.2f} dB, LSD {values['lsd']:.3f}, "
             f"RR-MSE {values['rr_mse_db']:.1f} dB"
         )
     return "\n".join(lines)
+
+
+def channel_names(part: dict[str, Any]) -> str:
+    """The channels of a part of a report in words."""
+    numbers = [str(number) for number in part["channels"]]
+    return f"channel{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
+
+
+def _verdict(part: dict[str, Any], named: bool) -> list[str]:
+    verdict = part["verdict"]
+    if verdict is None:
+        return []
+    odds = ", ".join(f"{name} {value:+.1f}" for name, value in verdict["log_odds"].items())
+    where = f"{channel_names(part)}: " if named else ""
+    return [f"verdict: {where}{verdict['finding']} (log-odds against nothing happened: {odds})"]

@@ -6,7 +6,7 @@ from functools import partial
 from nldiff.cli.trainings import add_training_arguments, run_training
 from nldiff.training.baseline import SupervisedConfig, train_supervised
 
-add_arguments = partial(add_training_arguments, examples="configs/baselines")
+add_arguments = partial(add_training_arguments, kind="baselines")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,15 +9,17 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from nldiff.cli.bars import resume_bar
-from nldiff.config import load_config
+from nldiff.config import find_config, load_config, shipped_configs
 from nldiff.training.loop import LoopConfig, StepReport
 
 _Config = TypeVar("_Config", bound=LoopConfig)
 
 
-def add_training_arguments(parser: argparse.ArgumentParser, examples: str) -> None:
-    """Add the arguments of a training; `examples` is a folder of configurations to name in the help."""
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help=f"YAML file, see {examples}")
+def add_training_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
+    """Add the arguments of a training; `kind` is that of its configurations, see `nldiff.config.find_config`."""
+    names = ", ".join(shipped_configs(kind))
+    parser.set_defaults(kind=kind)
+    parser.add_argument("--config", required=True, metavar="CONFIG", help=f"{names}, or a YAML file")
     parser.add_argument("--resume", action="store_true", help="continue the run in run_dir")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the configuration")
@@ -38,7 +40,7 @@ def run_training(
     Returns:
         The exit code.
     """
-    config = load_config(schema, options.config, options.overrides)
+    config = load_config(schema, find_config(options.config, options.kind), options.overrides)
     # torchrun starts this in every process; only one of them prints.
     quiet = options.quiet or os.environ.get("RANK", "0") != "0"
     with tqdm(total=config.steps, unit="step", disable=quiet, dynamic_ncols=True) as bar:

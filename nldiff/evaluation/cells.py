@@ -18,6 +18,7 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.evaluation.clips import Audio, Case, Clip, make_case, read_clip
 from nldiff.evaluation.config import EvaluationConfig
+from nldiff.evaluation.finished import checksums, read_row, remove_damaged
 from nldiff.evaluation.scoring import CURVE_METRICS, CURVE_POINTS, score
 from nldiff.evaluation.tables import cell_name, clean_name, embedding_path
 from nldiff.figures.run_folder import CLEAN, OBSERVED, slug
@@ -74,10 +75,65 @@ class Runner:
     ) -> None:
         self.config, self.folder, self.priors, self.embeddings = config, folder, priors, embeddings
         self.warn = cache(warn)
+        self._incomplete: set[str] = set()
 
     def path(self, group: Group, method: str) -> Path:
         """Path of a cell's JSON file."""
         return self.folder / "cells" / f"{group.cell(method)}.json"
+
+    def check(self, group: Group) -> None:
+        """Remove the damaged files of earlier runs, with the cells that they belong to; `run` does these again.
+
+        Raises:
+            NldiffError: a damaged file cannot be removed.
+        """
+        try:
+            shared = [self.folder / "curves" / group.name / "truth.csv"]
+            shared += [self.folder / "audio" / group.name / f"{name}.flac" for name in (CLEAN, OBSERVED)]
+            shared += [embedding_path(self.folder, kind, clean_name(group.clip.name)) for kind in self.embeddings]
+            if remove_damaged(shared, self.warn):
+                self._incomplete.add(group.name)
+            for method in group.methods:
+                self._check_cell(group, method)
+        except OSError as error:
+            raise NldiffError(f"{error.filename} is damaged and cannot be removed: {error.strerror}") from error
+
+    def _check_cell(self, group: Group, method: str) -> None:
+        path, files = self.path(group, method), self._files(group, method)
+        if not path.exists():
+            return
+        try:
+            sums = self.row(group, method)["files"]
+            if sums is None or sums == checksums(self.folder, files):
+                return
+            raise NldiffError(f"{path}: its tables, signal or embeddings are missing or damaged")
+        except NldiffError as error:
+            self.warn(f"{error}: done again")
+        for damaged in [path, *files]:
+            damaged.unlink(missing_ok=True)
+
+    def _files(self, group: Group, method: str) -> list[Path]:
+        """What a cell may have besides its row."""
+        name, of_cell = slug(method), [embedding_path(self.folder, k, group.cell(method)) for k in self.embeddings]
+        of_cell += [self.folder / kind / group.name / f"{name}.csv" for kind in ("curves", "traces")]
+        of_cell.append(self.folder / "traces" / group.name / f"{name}.curves.csv")
+        if method != OBSERVED:
+            of_cell.append(self.folder / "audio" / group.name / f"{name}.flac")
+        return of_cell
+
+    def row(self, group: Group, method: str) -> dict[str, Any]:
+        """The row of a finished cell, see `read_row`."""
+        return read_row(self.path(group, method), self._blank(group, method))
+
+    def _blank(self, group: Group, method: str) -> dict[str, Any]:
+        """The row of a cell before there are results."""
+        level, level_name = group.recipe.level
+        return {
+            "task": group.recipe.family, "distortion": group.recipe.text, "level": level, "level_name": level_name,
+            "method": method, "clip": group.clip.name, "seed": group.seed, "status": "", "error": "",
+            "seconds": None, **dict.fromkeys(self.config.metrics), "explained_db": None, "problems": [],
+            "files": None,
+        }  # fmt: skip
 
     def run(self, group: Group, on_cell: Callable[[], object]) -> None:
         """Run the cells of a group that have no file yet, and call `on_cell` after each.
@@ -86,7 +142,7 @@ class Runner:
             NldiffError: a file cannot be written. The cell itself holds every other problem.
         """
         missing = [method for method in group.methods if not self.path(group, method).exists()]
-        if not missing:
+        if not missing and group.name not in self._incomplete:
             return
         case: Case | None = None
         failure = ""
@@ -99,12 +155,8 @@ class Runner:
             self._keep_case(case, group)
         for method in missing:
             found = self._cell(case, group, method) if case else {"status": "failed", "error": failure}
-            level, level_name = group.recipe.level
-            row: dict[str, Any] = {
-                "task": group.recipe.family, "distortion": group.recipe.text, "level": level, "level_name": level_name,
-                "method": method, "clip": group.clip.name, "seed": group.seed, "status": "", "error": "",
-                "seconds": None, **dict.fromkeys(self.config.metrics), "explained_db": None, "problems": [],
-            } | found  # fmt: skip
+            row = self._blank(group, method) | found
+            row["files"] = checksums(self.folder, self._files(group, method))
             with atomic_path(self.path(group, method)) as temporary:
                 temporary.write_text(json.dumps(row, allow_nan=False) + "\n", encoding="utf-8")
             on_cell()

@@ -106,5 +106,5 @@ def make_case(clean: Audio, sample_rate: int, recipe: Recipe) -> Case:
         NldiffError: this signal cannot reach the input SDR.
     """
     x = torch.from_numpy(clean)
-    truth = recipe.build(x)
+    truth = recipe.build(x, sample_rate)
     return Case(clean, truth(x).numpy(), truth, sample_rate)

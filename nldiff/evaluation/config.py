@@ -38,6 +38,7 @@ class EvaluationConfig:
         patience_minutes: the first process waits this long for cells of the others while none of them is finished.
         restore: settings of the restoration.
         smoke: `key=value` changes that `--smoke` applies.
+        smoke_run: they are applied; set by `load_experiment`.
     """
 
     data: str = MISSING
@@ -58,6 +59,7 @@ class EvaluationConfig:
     patience_minutes: float = 60.0
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     smoke: list[str] = field(default_factory=list)
+    smoke_run: bool = False
 
 
 def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[str]) -> EvaluationConfig:
@@ -74,7 +76,7 @@ def load_experiment(path: Path, data: Path | None, smoke: bool, overrides: list[
     """
     given = ([f"data={json.dumps(str(data))}"] if data else []) + overrides
     config = load_config(EvaluationConfig, path, given)
-    return load_config(EvaluationConfig, path, [*config.smoke, *given]) if smoke else config
+    return load_config(EvaluationConfig, path, [*config.smoke, "smoke_run=true", *given]) if smoke else config
 
 
 def check_experiment(config: EvaluationConfig) -> None:

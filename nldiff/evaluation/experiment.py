@@ -1,7 +1,6 @@
 """`nldiff evaluate`: method x distortion x clip x seed, resumable and shared between processes."""
 
 import dataclasses
-import json
 import os
 import time
 from collections import Counter
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -26,11 +26,12 @@ from nldiff.priors import Prior, load_prior
 from nldiff.restoration.methods import METHODS
 from nldiff.restoration.result import versions
 from nldiff.restoration.settings import check_config, resolve_settings
+from nldiff.restoration.strategies import allowed_strategies
 from nldiff.writing import atomic_path
 
 _POLL_SECONDS = 0.2
 # They say which cells there are, not what is in them, and may change between runs in one folder.
-_MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke")
+_MAY_CHANGE = ("methods", "distortions", "files", "seeds", "compare_to", "patience_minutes", "smoke", "smoke_run")
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,18 @@ def evaluate(
         on_progress(len(paths) - count, len(paths))
         return count
 
+    for group in groups[rank::world]:
+        runner.check(group)
     missing()
     for group in groups[rank::world]:
         runner.run(group, missing)
     if rank != 0:
         return None
     _wait(missing, config.patience_minutes * 60)
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    rows = [runner.row(group, method) for group in groups for method in group.methods]
     problems += [line for row in rows for line in row.pop("problems")]
+    for row in rows:
+        del row["files"]
     write_tables(folder, rows, config.metrics, list(embeddings), config.compare_to, problems)
     figures.draw(folder)
     return Outcome(len(rows), sum(row["status"] != "ok" for row in rows))
@@ -139,7 +144,7 @@ def _loaded_priors(config: EvaluationConfig) -> list[Prior]:
         raise NldiffError("restore.prior=auto: an experiment names its prior")
     check_config(config.restore)
     prior = load_prior(config.restore.prior, choose_device(config.restore.device))
-    resolve_settings(prior, config.restore)
+    allowed_strategies(resolve_settings(prior, config.restore).refinement.name)
     return [prior]
 
 
@@ -160,7 +165,7 @@ def _settle_settings(config: EvaluationConfig, folder: Path, write: bool) -> Non
     path = folder / "settings.yaml"
     resolved = dataclasses.asdict(config)
     if path.is_file():
-        earlier = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("config", {})
+        earlier = _earlier_config(path)
         for key, value in resolved.items():
             if key not in _MAY_CHANGE and earlier.get(key) != value:
                 raise NldiffError(
@@ -175,6 +180,24 @@ def _settle_settings(config: EvaluationConfig, folder: Path, write: bool) -> Non
         }
         with atomic_path(path) as temporary:
             temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _earlier_config(path: Path) -> dict[str, Any]:
+    """The configuration in the settings.yaml of an earlier run.
+
+    Raises:
+        NldiffError: it cannot be read.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))["config"]
+        if not isinstance(config, dict):
+            raise TypeError("no settings in it")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise NldiffError(
+            f"{path} is damaged ({reason[:150]}): if the folder holds results of this configuration, remove this file"
+        ) from error
+    return config
 
 
 def _wait(missing: Callable[[], int], patience: float) -> None:

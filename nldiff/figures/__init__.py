@@ -16,6 +16,7 @@ from nldiff.figures.plots import save_figure
 from nldiff.figures.scores import plot_boxes, plot_frechet, plot_levels, plot_violins
 from nldiff.figures.signals import plot_curve_grid, plot_evolution, plot_spectrogram_row
 from nldiff.figures.style import Look, looks_of
+from nldiff.writing import replace_together, scratch_folder
 
 
 def draw(run_dir: Path) -> list[Path]:
@@ -42,12 +43,15 @@ def draw(run_dir: Path) -> list[Path]:
     Raises:
         NldiffError: results.csv or another file of the run cannot be read, or a figure cannot be written.
     """
-    paths = []
-    for name, figure in _figures(run_dir, run_folder.read_cells(run_dir)):
-        for suffix in (".png", ".svg"):
-            paths.append(run_dir / "figures" / f"{name}{suffix}")
-            save_figure(figure, paths[-1])
-    return paths
+    drawn = []
+    with scratch_folder(run_dir / "figures") as scratch:
+        for name, figure in _figures(run_dir, run_folder.read_cells(run_dir)):
+            for suffix in (".png", ".svg"):
+                drawn.append(scratch / f"{name}{suffix}")
+                save_figure(figure, drawn[-1])
+        if drawn:
+            replace_together(drawn, run_dir / "figures")
+    return [run_dir / "figures" / path.name for path in drawn]
 
 
 def _figures(run_dir: Path, cells: Sequence[run_folder.Cell]) -> Iterator[tuple[str, Figure]]:
@@ -77,7 +81,8 @@ def _figures(run_dir: Path, cells: Sequence[run_folder.Cell]) -> Iterator[tuple[
             if kind == "curves" and (estimates := run_folder.tables_of(folder, run_folder.estimators(looks))):
                 curves[title if cell.level is not None else cell.task] = (truth, estimates)
             if kind == "audio" and (signals := run_folder.example_signals(run_dir, cell.group, looks)):
-                figure = plot_spectrogram_row(*signals, f"{title}: {cell.clip}")
+                named = {looks[name].label if name in looks else name: audio for name, audio in signals[0].items()}
+                figure = plot_spectrogram_row(named, signals[1], f"{title}: {cell.clip}")
                 yield f"spectrograms-{run_folder.slug(distortion)}", figure
             if kind == "traces" and (costs := run_folder.tables_of(folder, looks)):
                 shapes = run_folder.tables_of(folder, looks, ".curves.csv")

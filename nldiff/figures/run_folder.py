@@ -13,6 +13,7 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.metrics import METRICS
 from nldiff.metrics.sdr import FloatArray, Signal
+from nldiff.reading import regular_file
 
 OBSERVED = "observed"
 """Name of the method that returns the distorted input unchanged."""
@@ -110,6 +111,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
     Raises:
         NldiffError: the file cannot be read, or a row is not as long as the header.
     """
+    regular_file(path)
     try:
         with path.open(newline="", encoding="utf-8") as text:
             rows = list(csv.DictReader(text))
@@ -200,4 +202,4 @@ def _number(path: Path, column: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise NldiffError(f"{path}: {column} '{text}' is not a number") from None
+        raise NldiffError(f"{path}: {column} {text!r} is not a number") from None

@@ -12,9 +12,12 @@ from nldiff.figures.run_folder import OBSERVED, Cell, metric_label, metrics_of
 from nldiff.figures.style import Look, add_legend, make_panels
 from nldiff.metrics.statistics import bootstrap
 
+# Fewer values have no quartiles worth drawing.
+_LEAST_OF_A_BOX = 4
+
 
 def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
-    """Boxes (quartiles, median, whiskers of 1.5 times their distance) of every metric, a panel each.
+    """Boxes (quartiles, median, whiskers of 1.5 times their distance) of every metric, a panel each; few are points.
 
     Args:
         cells: cells of one task; failed ones are left out of the boxes and counted in the label.
@@ -23,10 +26,17 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
     figure, panels = _score_panels(cells, f"{cells[0].task}: scores of all cells")
     for metric, axes in panels.items():
         drawn = {name: values for name in looks if (values := _values(cells, metric, name))}
-        boxes = axes.boxplot(list(drawn.values()), widths=0.6, patch_artist=True, medianprops={"color": "black"})
-        for name, box in zip(drawn, boxes["boxes"], strict=True):
+        places = {name: place for place, name in enumerate(drawn, 1)}
+        many = [name for name, values in drawn.items() if len(values) >= _LEAST_OF_A_BOX]
+        sets, at = [drawn[name] for name in many], [places[name] for name in many]
+        boxes = axes.boxplot(sets, positions=at, widths=0.6, patch_artist=True, medianprops={"color": "black"})
+        for name, box in zip(many, boxes["boxes"], strict=True):
             box.set(facecolor=_fill(name, looks), hatch=looks[name].hatch)
-        labels = [_with_failures(name, cells) for name in drawn]
+        for name in drawn.keys() - set(many):
+            points, fill = [places[name]] * len(drawn[name]), {"facecolor": _fill(name, looks), "edgecolor": "black"}
+            axes.scatter(points, drawn[name], marker=looks[name].marker or "o", s=36, zorder=3, **fill)
+        axes.set_xlim(0.4, len(drawn) + 0.6)
+        labels = [_with_failures(name, cells, looks) for name in drawn]
         axes.set_xticks(range(1, len(labels) + 1), labels, rotation=30, ha="right", rotation_mode="anchor")
     return figure
 
@@ -88,7 +98,7 @@ def plot_levels(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
             axes.fill_between(levels, low, high, color=look.colour, alpha=0.15, linewidth=0)
         axes.set_xticks(_levels(cells))
         axes.set_xlabel(f"{cells[0].level_name} (dB)")
-    add_legend(figure, lines.values(), [_with_failures(name, cells) for name in lines])
+    add_legend(figure, lines.values(), [_with_failures(name, cells, looks) for name in lines])
     return figure
 
 
@@ -146,9 +156,9 @@ def _present(cells: Iterable[Cell], looks: Mapping[str, Look]) -> dict[str, Look
     return {name: look for name, look in looks.items() if name in methods}
 
 
-def _with_failures(method: str, cells: Iterable[Cell]) -> str:
-    failed = [cell.failed for cell in cells if cell.method == method]
-    return f"{method} ({sum(failed)} of {len(failed)} failed)" if any(failed) else method
+def _with_failures(method: str, cells: Iterable[Cell], looks: Mapping[str, Look]) -> str:
+    failed, label = [cell.failed for cell in cells if cell.method == method], looks[method].label
+    return f"{label} ({sum(failed)} of {len(failed)} failed)" if any(failed) else label
 
 
 def _fill(method: str, looks: Mapping[str, Look]) -> str:
@@ -157,4 +167,4 @@ def _fill(method: str, looks: Mapping[str, Look]) -> str:
 
 def _patch_legend(figure: Figure, cells: Sequence[Cell], methods: Iterable[str], looks: Mapping[str, Look]) -> None:
     patches = [Patch(facecolor=_fill(n, looks), edgecolor="black", hatch=looks[n].hatch) for n in methods]
-    add_legend(figure, patches, [_with_failures(name, cells) for name in methods])
+    add_legend(figure, patches, [_with_failures(name, cells, looks) for name in methods])

@@ -8,12 +8,15 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nldiff.figures.plots import FrequencyAxis, draw_spectrograms
 from nldiff.figures.style import Look, add_legend, make_panels
 from nldiff.metrics.sdr import FloatArray, Signal
 
 _PICTURES_PER_ROW, _MAX_SPECTRA = 5, 800
+# Above it there is little to see on a linear axis, which is shared with what there is below.
+_TOP_KHZ = 8.0
 
 Table: TypeAlias = Mapping[str, FloatArray]
 
@@ -48,14 +51,14 @@ def plot_curve_grid(
         axes.set(xlabel="input sample value", ylabel="output sample value")
         axes.set_title(name, fontsize="medium")
     order = [name for name in (*looks, "truth", "identity") if name in lines]
-    add_legend(figure, [lines[name] for name in order], order)
+    add_legend(figure, [lines[name] for name in order], [_label(name, looks) for name in order])
     return figure
 
 
 def plot_spectrogram_row(
     signals: Mapping[str, Signal], sample_rate: int, title: str = "", frequency: FrequencyAxis = "linear"
 ) -> Figure:
-    """Spectrograms side by side, in rows of five, with one colour scale down from the loudest point of all of them.
+    """Spectrograms to 8 kHz side by side, in rows of five, with one colour scale down from the loudest point of all.
 
     Args:
         signals: name to audio `[time]`.
@@ -71,6 +74,9 @@ def plot_spectrogram_row(
     for axes, name in zip(panels, signals, strict=True):
         axes.grid(False)
         axes.set_title(name, fontsize="medium")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+    if frequency == "linear":
+        panels[0].set_ylim(top=min(_TOP_KHZ, sample_rate / 2000))
     figure.supxlabel("time (s)", fontsize="medium")
     figure.supylabel("frequency (kHz)", fontsize="medium")
     figure.colorbar(image, ax=list(panels), label="level (dB)", pad=0.02)
@@ -111,8 +117,12 @@ def plot_evolution(
         if truth:
             (lines["truth"],) = axes.plot(truth["x"], truth["y"], color="black", linestyle="--", linewidth=1.4)
         axes.set(xlabel="input sample value", ylabel="output sample value")
-        axes.set_title(f"Curve of {method}", fontsize="medium")
+        axes.set_title(f"Curve of {_label(method, looks)}", fontsize="medium")
     if others:
         figure.colorbar(ScalarMappable(scale, shades), ax=others, label="diffusion step", pad=0.02)
-    add_legend(figure, lines.values(), list(lines))
+    add_legend(figure, lines.values(), [_label(name, looks) for name in lines])
     return figure
+
+
+def _label(name: str, looks: Mapping[str, Look]) -> str:
+    return looks[name].label if name in looks else name

@@ -10,27 +10,53 @@ from matplotlib.figure import Figure
 from nldiff.figures.plots import STYLES
 from nldiff.figures.run_folder import OBSERVED, estimators
 
+# Methods that are known by name: label, and by their place a look that is theirs in all runs.
+_KNOWN = {
+    "ccr": "nldiff",
+    "informed": "nldiff, told the distortion",
+    "demucs": "Demucs",
+    "aspade": "A-SPADE",
+    "mlp": "nldiff, MLP",
+    "sumtanh": "nldiff, sum of tanh",
+    "wave-unet": "Wave-U-Net",
+    "umx": "UMX",
+    "blind": "nldiff",
+    "crafx": "CRAFx",
+    "sspade": "S-SPADE",
+    "irm": "ideal ratio mask",
+    "voicefixer": "VoiceFixer",
+    "resemble-enhance": "Resemble Enhance",
+}
+# The spline is what nldiff uses unless told otherwise; beside other families it is named.
+_FAMILIES, _SPLINE = {"blind", "mlp", "sumtanh"}, "nldiff, spline"
 _MARKERS = "osD^vPX*<>"
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "ooo", "----", "||||", "OO")
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, line style, marker and hatch of a method."""
+    """Colour, line style, marker and hatch of a method, and what readers call it."""
 
     colour: str
     line: Any
     marker: str
     hatch: str
+    label: str
 
 
 def looks_of(methods: Iterable[str]) -> dict[str, Look]:
-    """Choose a look for each method: distinct for up to 40 (in bars and in grey: 10); the distorted input is dashed."""
-    looks = {}
-    for n, method in enumerate(estimators(dict.fromkeys(methods))):
+    """Choose a look for each method, that of a known one in all runs; the distorted input is dashed.
+
+    Looks are distinct for up to 40 (in bars and in grey: 10) methods that are not known.
+    """
+    looks, known, names = {}, list(_KNOWN), estimators(dict.fromkeys(methods))
+    unknown = [method for method in names if method not in _KNOWN]
+    for method in names:
+        n = known.index(method) if method in _KNOWN else len(_KNOWN) + unknown.index(method)
         colour, line = STYLES[n % len(STYLES)]
-        looks[method] = Look(colour, line, _MARKERS[n % 10], _HATCHES[n % 10])
-    return {OBSERVED: Look("black", (0, (4, 3)), "", "")} | looks
+        label = _SPLINE if method == "ccr" and _FAMILIES & set(names) else _KNOWN.get(method, method)
+        looks[method] = Look(colour, line, _MARKERS[n % 10], _HATCHES[n % 10], label)
+    return {OBSERVED: Look("black", (0, (4, 3)), "", "", "distorted")} | looks
 
 
 def make_panels(

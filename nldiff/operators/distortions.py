@@ -27,6 +27,11 @@ def amplified_clip(x: Tensor, gain_db: float, threshold: float) -> Tensor:
     return hard_clip(_amplitude(gain_db) * x, -threshold, threshold)
 
 
+def gain(x: Tensor, gain_db: float) -> Tensor:
+    """Amplify, and nothing else."""
+    return _amplitude(gain_db) * x
+
+
 def tanh_clip(x: Tensor, gain: float) -> Tensor:
     """Saturate softly: `tanh(g x) / g`, slope 1 at zero, limits `+-1 / g`."""
     return torch.tanh(gain * x) / gain

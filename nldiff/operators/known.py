@@ -3,15 +3,27 @@
 A new distortion is a function in `nldiff.operators.distortions` and an entry of `DISTORTIONS`.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nldiff.errors import NldiffError
 from nldiff.operators import distortions
+from nldiff.operators.filters import (
+    FILTERS,
+    Coefficients,
+    Inversion,
+    apply_filter,
+    fir,
+    frequency_response,
+    inverse_filter,
+    memory_of,
+)
 from nldiff.operators.operator import Operator
 
 
@@ -51,6 +63,9 @@ class DistortionSpec:
             more distorting one first.
         keeps_level: False if the output is louder by a gain that says nothing of a restoration.
         memory: None for a curve.
+        coefficients: of a linear filter, called with the parameters; None for others.
+        inverse: what undoes it, called with the parameters.
+        in_hertz: the distortion takes the sample rate as `rate`.
     """
 
     function: Callable[..., Tensor]
@@ -59,6 +74,9 @@ class DistortionSpec:
     bracket: Callable[[float], tuple[float, float]] = lambda peak: (1e-6 * peak, peak)
     keeps_level: bool = True
     memory: Memory | None = None
+    coefficients: Callable[..., Coefficients] | None = None
+    inverse: Callable[..., Inversion | None] = lambda **params: None
+    in_hertz: bool = False
 
 
 def _size(default: float) -> Parameter:
@@ -69,6 +87,66 @@ def _size(default: float) -> Parameter:
 _MIX = Parameter(1.0, 0.0, 1.0)
 # defaults and ranges are SoX's
 _SOX = {"gain_db": Parameter(20.0, 0.0, 100.0), "colour": Parameter(20.0, 0.0, 100.0)}
+
+# sample rate of the audio, a parameter of what is told in Hz; `Operator.for_rate` sets it where it is not given
+_RATE = Parameter(44100.0, 1.0, 1e9)
+_FILTER_PARAMETERS = {
+    "hz": Parameter(1000.0, 0.1, 20000.0),
+    "gain_db": Parameter(6.0, -60.0, 60.0),
+    "q": Parameter(math.sqrt(0.5), 0.05, 100.0),
+}
+# a filter above the band of a lower rate becomes one at this fraction of that rate
+_HIGHEST = 0.49
+
+
+def _linear(
+    coefficients: Callable[..., Coefficients], parameters: Mapping[str, Parameter], in_hertz: bool
+) -> DistortionSpec:
+    """The entry of a linear filter."""
+
+    def at_rate(ratio: float, **params: float) -> dict[str, float]:
+        rate = params.get("rate", 1.0) / ratio
+        return {"rate": rate, "hz": min(params["hz"], _HIGHEST * rate)} if in_hertz else {}
+
+    return DistortionSpec(
+        lambda x, **params: apply_filter(x, *coefficients(**params)),
+        parameters,
+        keeps_level=False,
+        memory=Memory(
+            context=lambda **params: memory_of(*coefficients(**params)),
+            static=lambda x, **params: x,
+            at_rate=at_rate,
+        ),
+        coefficients=coefficients,
+        inverse=lambda **params: inverse_filter(*coefficients(**params)),
+        in_hertz=in_hertz,
+    )
+
+
+def _undo_overdrive(gain_db: float, colour: float, pole: float) -> Inversion:
+    from nldiff.operators.overdrive import undo  # numba takes its time
+
+    def step(observed: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if gain_db == 0:
+            return observed, states
+        x, after = np.empty(observed.shape), states.copy()
+        for channel, samples in enumerate(np.ascontiguousarray(observed, dtype=np.float64)):
+            params = 10 ** (gain_db / 20), colour / 200, pole
+            after[channel, 0] = undo(samples, float(states[channel, 0]), *params, x[channel])
+        return x, after
+
+    return Inversion(np.zeros(1), step)
+
+
+def _undo_gain(gain_db: float) -> Inversion | None:
+    return inverse_filter(*fir(b0=10 ** (gain_db / 20)))
+
+
+def _filter(name: str) -> DistortionSpec:
+    """The entry of a key of `FILTERS`."""
+    taken = list(inspect.signature(FILTERS[name]).parameters)[1:]
+    return _linear(FILTERS[name], {key: _FILTER_PARAMETERS[key] for key in taken}, in_hertz=True)
+
 
 DISTORTIONS: dict[str, DistortionSpec] = {
     "hard_clip": DistortionSpec(
@@ -123,7 +201,14 @@ DISTORTIONS: dict[str, DistortionSpec] = {
             ),
             at_rate=lambda ratio, gain_db, colour, pole: {"pole": pole**ratio},
         ),
+        inverse=_undo_overdrive,
     ),
+    "gain": DistortionSpec(
+        distortions.gain, {"gain_db": _FILTER_PARAMETERS["gain_db"]}, keeps_level=False, inverse=_undo_gain
+    ),
+    # taps are samples apart, whatever the rate
+    "fir": _linear(fir, {f"b{k}": Parameter(float(k == 0), -1e6, 1e6) for k in range(8)}, in_hertz=False),
+    **{name: _filter(name) for name in FILTERS},
 }
 """The distortions by name."""
 
@@ -139,7 +224,8 @@ class Distortion(Operator):
 
     Attributes:
         name: a key of `DISTORTIONS`.
-        params: all parameters by name, in the table's order, then `mix` if it is not 1.
+        params: all parameters by name, in the table's order, then `rate`, the sample rate of what is told in Hz, if it
+            was given (44.1 kHz else, see `for_rate`), and `mix` if it is not 1.
 
     Raises:
         NldiffError: if the name or a parameter is unknown, or a value is out of its range.
@@ -153,7 +239,9 @@ class Distortion(Operator):
         check_parameters(self.name, self.params)
         spec = DISTORTIONS[self.name]
         params = {key: float(self.params.get(key, known.default)) for key, known in spec.parameters.items()}
-        context = spec.memory.context(**params) if spec.memory else 0
+        if "rate" in self.params:
+            params["rate"] = float(self.params["rate"])
+        context = spec.memory.context(**self._told(params)) if spec.memory else 0
         if self.params.get("mix", 1) != 1:
             params["mix"] = float(self.params["mix"])
         for key, value in (("params", params), ("context", context), ("keeps_level", spec.keeps_level)):
@@ -171,9 +259,24 @@ class Distortion(Operator):
     def at_rate(self, own: int, other: int) -> Operator:
         """The same device at another rate, see `Operator.at_rate`."""
         memory = DISTORTIONS[self.name].memory
-        if memory is None or own == other:
-            return self
-        return Distortion(self.name, {**self.params, **memory.at_rate(own / other, **self._own_params)})
+        changes = memory.at_rate(own / other, **self._own_params) if memory and own != other else {}
+        return Distortion(self.name, {**self.params, **changes}) if changes else self
+
+    def for_rate(self, sample_rate: int) -> Operator:
+        """For audio at a rate, see `Operator.for_rate`."""
+        unknown = DISTORTIONS[self.name].in_hertz and "rate" not in self.params
+        return Distortion(self.name, {**self.params, "rate": sample_rate}) if unknown else self
+
+    def inversion(self) -> Inversion | None:
+        """What undoes it, see `Operator.inversion`; None with a dry path."""
+        return None if "mix" in self.params else DISTORTIONS[self.name].inverse(**self._own_params)
+
+    def frequency_response(self, hz: Tensor) -> Tensor | None:
+        """Complex response of a linear filter at the frequencies `hz` `[F]`, at its rate; None for others."""
+        design, rate = DISTORTIONS[self.name].coefficients, self.params.get("rate", _RATE.default)
+        return (
+            frequency_response(*design(**self._own_params), hz, rate) if design and "mix" not in self.params else None
+        )
 
     def __str__(self) -> str:
         """Write as `name:parameter=value,...`."""
@@ -182,7 +285,11 @@ class Distortion(Operator):
 
     @property
     def _own_params(self) -> dict[str, float]:
-        return {key: value for key, value in self.params.items() if key != "mix"}
+        return self._told({key: value for key, value in self.params.items() if key != "mix"})
+
+    def _told(self, params: dict[str, float]) -> dict[str, float]:
+        """Parameters with the sample rate, if the distortion takes it."""
+        return {"rate": _RATE.default, **params} if DISTORTIONS[self.name].in_hertz else params
 
     def _mixed(self, x: Tensor, function: Callable[..., Tensor]) -> Tensor:
         return torch.lerp(x, function(x, **self._own_params), self.params.get("mix", 1.0))
@@ -205,7 +312,8 @@ def check_parameters(name: str, params: Mapping[str, float]) -> None:
     Raises:
         NldiffError: if the name or a parameter is unknown, or a value is out of its range.
     """
-    table = {**known_spec(name).parameters, "mix": _MIX}
+    spec = known_spec(name)
+    table = {**spec.parameters, **({"rate": _RATE} if spec.in_hertz else {}), "mix": _MIX}
     for key, value in params.items():
         if key not in table:
             raise NldiffError(f"distortion '{name}' has no parameter {key!r}: known are {', '.join(table)}")
@@ -213,3 +321,7 @@ def check_parameters(name: str, params: Mapping[str, float]) -> None:
             raise NldiffError(
                 f"distortion '{name}': {key}={value:g} is out of range ({table[key].low:g} to {table[key].high:g})"
             )
+    if "rate" in params and params.get("hz", spec.parameters["hz"].default) >= params["rate"] / 2:
+        raise NldiffError(
+            f"distortion '{name}': hz={params['hz']:g} is not below half the rate, {params['rate'] / 2:g}"
+        )

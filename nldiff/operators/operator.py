@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from nldiff.errors import NldiffError
+from nldiff.operators.filters import Inversion
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,14 @@ class Operator(ABC):
         """The same device for audio at the rate `other` instead of `own`, Hz; a curve returns itself."""
         return self
 
+    def for_rate(self, sample_rate: int) -> Operator:
+        """The operator for audio at a sample rate, Hz, where it has frequencies and was not told a rate yet."""
+        return self
+
+    def inversion(self) -> Inversion | None:
+        """What undoes the operator sample by sample; None for those with which that is not possible, or not done."""
+        return None
+
     @torch.no_grad()
     def portrait(self, inputs: Tensor) -> Portrait:
         """Sample the static curve of every parameter set at the values `inputs` `[G]`, without gradient."""
@@ -100,6 +110,10 @@ class Identity(Operator):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`."""
         return x
+
+    def inversion(self) -> Inversion:
+        """The identity."""
+        return Inversion(np.zeros(0), lambda observed, states: (observed, states))
 
 
 class Rescaled(nn.Module, Operator):
@@ -144,6 +158,23 @@ class Rescaled(nn.Module, Operator):
         """The same device at another rate, see `Operator.at_rate`."""
         operator = self.operator.at_rate(own, other)
         return self if operator is self.operator else Rescaled(operator, self.input_level, self.output_level)
+
+    def for_rate(self, sample_rate: int) -> Operator:
+        """For audio at a rate, see `Operator.for_rate`."""
+        return Rescaled(self.operator.for_rate(sample_rate), self.input_level, self.output_level)
+
+    def inversion(self) -> Inversion | None:
+        """That of the operator, in other units."""
+        inner = self.operator.inversion()
+        if inner is None:
+            return None
+        step = inner.step
+
+        def rescaled(observed: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x, states = step(observed / self.output_level, states)
+            return x * self.input_level, states
+
+        return replace(inner, step=rescaled)
 
 
 class Chain(nn.Module, Operator):
@@ -201,6 +232,28 @@ class Chain(nn.Module, Operator):
         operators = [operator.at_rate(own, other) for operator in self.operators]
         unchanged = all(a is b for a, b in zip(operators, self.operators, strict=True))
         return self if unchanged else Chain(operators, self.mix)
+
+    def for_rate(self, sample_rate: int) -> Operator:
+        """For audio at a rate, see `Operator.for_rate`."""
+        return Chain([operator.for_rate(sample_rate) for operator in self.operators], self.mix)
+
+    def inversion(self) -> Inversion | None:
+        """The inverses of all operators in reverse order; None with a dry path."""
+        inverses = [operator.inversion() for operator in reversed(self.operators)]
+        if self.mix != 1 or None in inverses:
+            return None
+        known = [inverse for inverse in inverses if inverse]
+        ends = np.cumsum([0, *(len(inverse.start) for inverse in known)])
+
+        def step(observed: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            after = []
+            for inverse, start, end in zip(known, ends, ends[1:], strict=False):
+                observed, state = inverse.step(observed, states[:, start:end])
+                after.append(state)
+            return observed, np.concatenate(after, axis=1)
+
+        start = np.concatenate([inverse.start for inverse in known])
+        return Inversion(start, step, all(inverse.exact for inverse in known))
 
     def __str__(self) -> str:
         """Write as `first > second; mix=value`."""

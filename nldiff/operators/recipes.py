@@ -71,11 +71,12 @@ class Recipe:
         """Whether an input SDR is given, which takes the clean signal to compute."""
         return any("sdr" in part.params for part in self.parts)
 
-    def build(self, clean: Tensor | None) -> Operator:
+    def build(self, clean: Tensor | None, sample_rate: int | None = None) -> Operator:
         """Make the operator; an SDR is that of the signal that enters its part.
 
         Args:
             clean: the clean signal, any shape with time last; None if it is not known.
+            sample_rate: of the audio, Hz, see `Operator.for_rate`; None leaves that for later.
 
         Raises:
             NldiffError: if an SDR is given without the clean signal, or cannot be reached with it.
@@ -87,9 +88,10 @@ class Recipe:
             if clean is not None and i:
                 clean = operators[-1](clean)
             if clean is None or "sdr" not in params:
-                operators.append(Distortion(name, params))
+                operator: Operator = Distortion(name, params)
             else:
-                operators.append(calibrate(name, clean, **params))
+                operator = calibrate(name, clean, **params)
+            operators.append(operator.for_rate(sample_rate) if sample_rate else operator)
         return operators[0] if len(operators) == 1 and self.mix == 1 else Chain(operators, self.mix)
 
 

@@ -11,11 +11,29 @@ from nldiff.devices import fast_dtype
 from nldiff.networks import make_network
 from nldiff.priors.edm import EDMDenoiser
 from nldiff.priors.old_settings import translate_settings
-from nldiff.weight_files import FileKind
+from nldiff.weight_files import Field, FileKind, number_field
 
 SHIPPED = ("guitar", "speech")
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
 _FILES = FileKind(
-    "prior", "priors/weights", SHIPPED, frozenset({"network", "sample_rate", "sigma_data", "sigma_min"}), make_network
+    "prior",
+    "priors/weights",
+    SHIPPED,
+    {
+        "sample_rate": number_field(1000, 1_000_000, whole=True),
+        "sigma_data": number_field(1e-6, 1e6),
+        "sigma_min": number_field(1e-9, 1e6),
+    },
+    {
+        "settings": Field("groups of settings", lambda value: _is_group(value) and all(map(_is_group, value.values()))),
+        "sampler": Field("settings", _is_group),
+    },
+    make_network,
 )
 
 

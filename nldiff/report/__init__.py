@@ -5,7 +5,6 @@ nothing of models, methods and of how experiments run.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 import soundfile as sf
+import yaml
 
 from nldiff import sound
 from nldiff.errors import NldiffError
@@ -21,8 +21,9 @@ from nldiff.figures.plots import save_figure
 from nldiff.metrics.loudness import loudness, normalise_loudness
 from nldiff.metrics.packages import import_package
 from nldiff.version import __version__
+from nldiff.writing import replace_folder, scratch_folder
 
-_NAMES = {run_folder.OBSERVED: "distorted", run_folder.CLEAN: "target"}
+_TARGET = "target"
 _MARK = '<meta name="generator" content="nldiff'
 _FIGURES = {"boxes": "Scores of all cells", "violins": "Scores at each level", "levels": "Mean scores"}
 # Smaller differences of loudness are inaudible and get no note.
@@ -106,27 +107,23 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder as the page, so that the page is replaced completely or not at all.
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".nldiff-") as scratch:
-            page = Path(scratch, "page")
-            page.mkdir()
-            sections = [
-                _section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)
-            ]
-            text = environment.get_template("page.html").render(
-                title=run_dir.resolve().name, sections=sections, lufs=_number(lufs, 0), version=__version__
-            )
-            (page / "index.html").write_text(text, encoding="utf-8")
-            for name in ("page.css", "page.js"):
-                source = environment.loader.get_source(environment, name)[0]
-                (page / name).write_text(source, encoding="utf-8")
-            if out.exists():
-                out.rename(Path(scratch, "earlier"))
-            page.rename(out)
-    except (OSError, sf.SoundFileError) as error:
-        raise NldiffError(f"{out} cannot be written: {error}") from error
+    # In the same folder as the page, so that the page is replaced completely or not at all.
+    with scratch_folder(out.parent) as scratch:
+        page = scratch / "page"
+        page.mkdir()
+        sections = [_section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
+        text = environment.get_template("page.html").render(
+            smoke=_is_smoke_run(run_dir),
+            title=run_dir.resolve().name,
+            sections=sections,
+            lufs=_number(lufs, 0),
+            version=__version__,
+        )
+        (page / "index.html").write_text(text, encoding="utf-8")
+        for name in ("page.css", "page.js"):
+            source = environment.loader.get_source(environment, name)[0]
+            (page / name).write_text(source, encoding="utf-8")
+        replace_folder(page, out)
     return out / "index.html"
 
 
@@ -189,7 +186,7 @@ def _example(
     copies = [_copies(run_dir, page, of_setting, tracks, lufs) for of_setting in by_setting]
     players = [
         Player(
-            _NAMES.get(track, track),
+            _name(track, looks),
             [copy.get(track, (None, ""))[0] for copy in copies],
             [_note(of_setting.get(track), copy.get(track)) for of_setting, copy in zip(cells, copies, strict=True)],
         )
@@ -242,10 +239,24 @@ def _pictures(run_dir: Path, page: Path, cells: Sequence[run_folder.Cell], looks
         pictures["Transfer curves"] = f"pictures/{group}-curves.png"
         save_figure(figure, page / pictures["Transfer curves"], _PICTURE_DPI)
     if signals := run_folder.example_signals(run_dir, group, looks):
-        renamed = {_NAMES.get(name, name): samples for name, samples in signals[0].items()}
+        renamed = {_name(name, looks): samples for name, samples in signals[0].items()}
         pictures["Spectrograms"] = f"pictures/{group}-spectrograms.png"
         save_figure(plot_spectrogram_row(renamed, signals[1]), page / pictures["Spectrograms"], _PICTURE_DPI)
     return {title: quote(address) for title, address in pictures.items()}
+
+
+def _name(track: str, looks: dict[str, Look]) -> str:
+    """What readers call a track."""
+    return _TARGET if track == run_folder.CLEAN else looks[track].label
+
+
+def _is_smoke_run(run_dir: Path) -> bool:
+    """Whether the run was only to see that all works."""
+    try:
+        settings = yaml.safe_load((run_dir / "settings.yaml").read_text(encoding="utf-8"))
+        return bool(settings["config"].get("smoke_run", False))
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def _note(cell: run_folder.Cell | None, copy: tuple[str, str] | None) -> str:

@@ -7,19 +7,15 @@ with one short filter for all of the signal, then with filters fitted to what wa
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_toeplitz
-from scipy.ndimage import uniform_filter1d
 
 from nldiff.errors import NldiffError, require
 from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
+from nldiff.restoration.prediction import Predictor, framewise, whole
 
-# Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
-_RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
-# Standard deviations of normal errors per median magnitude, and least share of a frame's variance that is typical.
-_NORMAL_MEDIAN, _LEAST_SHARE = 1.4826, 0.05
 # Slopes below this one do not amplify noise any more: turning points are ends.
 _LEAST_SLOPE = 1e-3
 
@@ -48,41 +44,26 @@ class BranchSettings:
     order: int = 32
     start_order: int = 8
     second_order: int = 16
-    rounds: int = 3
-    memory: int = 3
+    rounds: int = 5
+    memory: int = 4
     survivors: int = 64
     beam: float = 300.0
     loudness_cost: float = 0.05
     later_loudness: float = 0.2
-    frame_seconds: float = 0.0464
+    frame_seconds: float = 0.032
     noise_quantile: float = 0.05
     least_noise: float = 1e-7
     noise_deviations: float = 4.0
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "branches", ("order", "start_order", "second_order", "rounds", "memory", "survivors"), least=1)
+        require(self, "branches", ("order", "start_order", "second_order", "memory", "survivors"), least=1)
         require(self, "branches", ("beam", "loudness_cost", "later_loudness", "frame_seconds"), above=0)
         require(self, "branches", ("noise_quantile",), least=0, below=1)
-        require(self, "branches", ("least_noise", "noise_deviations"), least=0)
+        require(self, "branches", ("rounds", "least_noise", "noise_deviations"), least=0)
         for name in ("order", "start_order", "second_order"):
             if getattr(self, name) % 4:
                 raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """Linear prediction, frame by frame.
-
-    Attributes:
-        filters: coefficients, that of the sample before first, [frames, order].
-        variances: of what is left, [frames].
-        frames: frame of every sample, [time].
-    """
-
-    filters: np.ndarray
-    variances: np.ndarray
-    frames: np.ndarray
 
 
 def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settings: BranchSettings) -> np.ndarray:
@@ -101,7 +82,7 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     if power == 0:
         return np.zeros_like(observed)
     x, _ = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
-    unpredicted = _framewise(x, settings.order, round(settings.frame_seconds * sample_rate)).variances
+    unpredicted = framewise(x, settings.order, round(settings.frame_seconds * sample_rate)).variances
     noise = float(np.quantile(unpredicted, settings.noise_quantile))
     if noise < settings.least_noise * power:
         return x
@@ -110,7 +91,12 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
 
 
 def select_branches(
-    observed: np.ndarray, candidates: Candidates, noise: float, sample_rate: int, settings: BranchSettings
+    observed: np.ndarray,
+    candidates: Candidates,
+    noise: float,
+    sample_rate: int,
+    settings: BranchSettings,
+    start: Predictor | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose a candidate for every sample.
 
@@ -120,6 +106,7 @@ def select_branches(
         noise: variance of the noise in what was observed.
         sample_rate: Hz.
         settings: of the search.
+        start: predictor of the first round; by default one for the whole of the observation.
 
     Returns:
         Clean values, in intervals the likeliest ones, and branches, [time] each.
@@ -127,16 +114,18 @@ def select_branches(
     power = float(np.mean(observed**2))
     slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
     amplified = noise / slope**2
-    predictor, frame = _whole(observed, settings.start_order), round(settings.frame_seconds * sample_rate)
+    predictor, frame = start or whole(observed, settings.start_order), round(settings.frame_seconds * sample_rate)
     found = np.zeros(0, np.int8)
     for i in range(settings.rounds + 1):
-        weight = settings.loudness_cost / power * (settings.later_loudness if i else 1)
+        weight = settings.loudness_cost / power * (settings.later_loudness if i or start else 1)
         x, labels = _searched(candidates, amplified, predictor, power, weight, settings)
         if np.array_equal(found, labels):
             break
         found = labels
+        if i == settings.rounds:
+            break
         order = settings.order if i else settings.second_order
-        predictor = _robust(_framewise(x, order, frame), x)
+        predictor = framewise(x, order, frame)
     return x, found
 
 
@@ -161,61 +150,19 @@ def _searched(
     from nldiff.restoration.viterbi import merge, search  # numba takes its time
 
     ahead, order = predictor.variances[predictor.frames], predictor.filters.shape[1]
-    both = []
-    for direction in (1, -1):
+
+    def labels(direction: int) -> np.ndarray:
         expected = ahead[::direction].copy()
         expected[:order] = power
         low, high = (np.ascontiguousarray(ends[::direction]) for ends in (candidates.low, candidates.high))
         frames = np.ascontiguousarray(predictor.frames[::direction])
         spread = noise[::direction] + expected[:, None]
         limits = settings.memory, settings.survivors, settings.beam
-        labels = search(low, high, spread, predictor.filters, frames, weight, *limits)
-        both.append(labels[::direction].copy())
+        return search(low, high, spread, predictor.filters, frames, weight, *limits)[::direction].copy()
+
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(labels, (1, -1)))
     ahead[:order] = power
     spread = noise + ahead[:, None]
     x = merge(both[0], both[1], candidates.low, candidates.high, spread, predictor.filters, predictor.frames, weight)
     return x, both[0]
-
-
-def _whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:
-    """One filter for a folded signal: its kinks are rare, and count little in a regression with heavy tails."""
-    level = np.sqrt(uniform_filter1d(y**2, 128 * order, mode="constant") + 1e-6 * np.mean(y**2))[order:]
-    rows = np.lib.stride_tricks.sliding_window_view(y, order + 1)[:, ::-1] / level[:, None]  # the newest first
-    weights = np.ones(len(rows))
-    for _ in range(iterations):
-        products = (rows * weights[:, None]).T @ rows
-        products[1:, 1:] += _RIDGE * products[0, 0] * np.eye(order)
-        taps = np.linalg.solve(products[1:, 1:], products[1:, 0])
-        errors = rows[:, 0] - rows[:, 1:] @ taps
-        scale = 1.5 * np.median(np.abs(errors)) + np.sqrt(_LEAST_VARIANCE)
-        weights = 1 / (1 + (errors / scale) ** 2)
-    return Predictor(taps[None], np.array([scale**2 * np.mean(y**2)]), np.zeros(len(y), np.int64))
-
-
-def _robust(predictor: Predictor, x: np.ndarray) -> Predictor:
-    """The predictor with variances that the jumps to wrong branches and back hardly raise: of median magnitudes."""
-    order = predictor.filters.shape[1]
-    before = np.lib.stride_tricks.sliding_window_view(np.pad(x, (order, 0))[:-1], order)[:, ::-1]
-    errors = np.abs(x - np.einsum("nk,nk->n", before, predictor.filters[predictor.frames]))
-    edges = np.searchsorted(predictor.frames, np.arange(len(predictor.variances)))
-    medians = [np.median(piece) if len(piece) else np.inf for piece in np.split(errors, edges[1:])]
-    typical = (_NORMAL_MEDIAN * np.array(medians)) ** 2
-    variances = np.clip(typical, _LEAST_SHARE * predictor.variances, predictor.variances)
-    return replace(predictor, variances=variances)
-
-
-def _framewise(x: np.ndarray, order: int, frame: int) -> Predictor:
-    """Autocorrelation method on Hann windows that overlap by half."""
-    hop = frame // 2
-    count = len(x) // hop + 1
-    padded = np.pad(x, (hop, 2 * hop))
-    window = np.hanning(2 * hop)
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop][:count] * window
-    length = 1 << (2 * hop + order).bit_length()
-    correlations = np.fft.irfft(np.abs(np.fft.rfft(pieces, length)) ** 2)[:, : order + 1] / np.sum(window**2)
-    correlations[:, 0] = correlations[:, 0] * (1 + _RIDGE) + _LEAST_VARIANCE * np.mean(x**2)
-    filters = np.stack([solve_toeplitz(r[:order], r[1:]) for r in correlations])
-    variances = correlations[:, 0] - np.sum(filters * correlations[:, 1:], axis=1)
-    least = _LEAST_VARIANCE * np.mean(x**2)
-    frames = np.minimum((np.arange(len(x)) + hop // 2) // hop, count - 1)
-    return Predictor(filters, np.maximum(variances, least), frames)

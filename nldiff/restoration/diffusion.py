@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from nldiff import sound
+from nldiff.operators import Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Estimate, estimate_operator
+from nldiff.restoration.fit import Fit, Sampling
 from nldiff.restoration.job import Emit, Job, OnStep
+from nldiff.restoration.peeling import peel
 from nldiff.restoration.progress import Progress
-from nldiff.restoration.result import Fit, Sampling
-from nldiff.restoration.settings import check_config
+from nldiff.restoration.settings import check_config, resolve_settings
 from nldiff.restoration.strategies import Strategy, allowed_strategies, split_channels
 from nldiff.restoration.workspace import Workspace, make_workspace
 from nldiff.sampling import Posterior, sample
@@ -46,7 +48,11 @@ def diffusion(
     config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
     check_config(config)
     choice = choose_prior(job.recording, job.priors)
-    work = make_workspace(job.recording, choice.prior, config, job.known if told else None, sample)
+    recording, known = job.recording, job.known if told else None
+    last: Operator = Identity()
+    if known and resolve_settings(choice.prior, config).refines:
+        recording, known, last = peel(recording, known)
+    work = make_workspace(recording, choice.prior, config, known, sample)
     # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
     first = allowed_strategies(work.settings.refinement.name)[0]
     progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, first.ready(work))))
@@ -58,7 +64,9 @@ def diffusion(
         emit(block)
     own, used = job.recording.sample_rate, choice.prior.sample_rate
     return Fit(
-        operator=strategy.operator,
+        operator=strategy.operator
+        if recording is job.recording
+        else Chain([strategy.operator, last.at_level(work.gain)]),
         observation_gain=work.gain,
         seconds=time.monotonic() - started,
         restored_band_hz=(own if strategy.full_band else min(own, used)) / 2,

@@ -1,29 +1,35 @@
 """The operator of a recording, from its loudest chunks, and the strategy that it allows."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nldiff.operators import Identity, Operator
-from nldiff.restoration.evidence import Judgement, nothing_happened
+from nldiff.restoration.changes import plateau_changes
+from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.hypotheses import Candidate, by_evidence, judged_hypotheses
+from nldiff.restoration.measures import plateau_share
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import configured_waveshaper
-from nldiff.restoration.strategies import (
-    SparseRefinement,
-    Strategy,
-    Unchanged,
-    allowed_strategies,
-    choose_strategy,
-    polarity,
-)
+from nldiff.restoration.strategies import Strategy, Unchanged, choose_strategy, polarity
 from nldiff.restoration.workspace import Workspace, seed_of
 from nldiff.sampling import Posterior, Step, generators
 
 # The curve is noted after every step at so many points within so many multiples of the prior's level.
 _NOTED_POINTS, _NOTED_SIGMAS = 201, 4.0
+# Warnings where no restoration is believable, by finding.
+_UNCHANGED = {
+    "nothing happened": "no distortion was found: the recording comes back unchanged (--force restores it all the "
+    "same)",
+    "unexplained": "samples are piled up at the extremes, but no curve explains the recording: it comes back unchanged "
+    "(was it filtered or resampled after clipping? --force takes the best curve all the same)",
+}
+_FORCED = {
+    "nothing happened": "no distortion was found; the restoration was forced",
+    "unexplained": "no curve explains the recording; the restoration was forced",
+}
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,32 @@ class Verdict:
 
     Attributes:
         finding: "distorted", "nothing happened" or "unexplained": distorted, but no restoration is believable.
-        judgement: of the restoration; where it is not believable, of the one that was tried.
+        hypothesis: of the restoration; where it is not believable, of the best one that was tried; "" if none was.
+        judgement: of that restoration.
+        log_odds: of every hypothesis that was tried, the most believable first.
+        unchanged: whether the recording comes back as it is.
+        notes: other things that a user should know, a line each.
     """
 
     finding: str
-    judgement: Judgement
+    hypothesis: str
+    judgement: Judgement | None
+    log_odds: dict[str, float]
+    unchanged: bool
+    notes: tuple[str, ...] = ()
 
     @property
-    def unchanged(self) -> bool:
-        """Whether the recording comes back as it is."""
-        return self.finding != "distorted"
+    def margin(self) -> float | None:
+        """Log-odds of the hypothesis over the next best one, "nothing happened" among them; None if none was tried."""
+        others = [0.0, *(value for name, value in self.log_odds.items() if name != self.hypothesis)]
+        return self.judgement.log_odds - max(others) if self.judgement else None
 
     @property
     def warnings(self) -> list[str]:
         """What a user should know, a line each."""
-        if self.finding == "nothing happened":
-            return ["no distortion was found: the recording comes back unchanged (--force restores it all the same)"]
-        if self.finding == "unexplained":
-            return [
-                "samples are piled up at the extremes, but no curve explains the recording: it comes back unchanged "
-                "(was it filtered or resampled after clipping? --force takes the best curve all the same)"
-            ]
-        return []
+        if self.finding == "distorted":
+            return list(self.notes)
+        return [_UNCHANGED[self.finding] if self.unchanged else _FORCED[self.finding], *self.notes]
 
 
 @dataclass(frozen=True)
@@ -89,22 +99,40 @@ class Estimate:
 
 
 def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
-    """Estimate the operator on the loudest excerpts by sampling; one that is known may need no sampling.
+    """Estimate the operator on the loudest excerpts.
+
+    Cheap hypotheses are tried first, then sampling if they leave doubts. A known operator may need no sampling.
 
     Raises:
         NldiffError: sampling diverged.
     """
     y = work.observed(work.excerpts)
-    operator = work.known.at_level(work.gain) if work.known else _waveshaper(work)
-    grid = torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data
-    noted: list[np.ndarray] = []
-    if work.known and (strategy := choose_strategy(work, operator, y, None)):
-        return Estimate(strategy, None, None, 1, Trace(grid.numpy(), np.zeros((0, _NOTED_POINTS))))
+    if work.known:
+        operator = work.known.at_level(work.gain)
+        untouched = Unchanged(work.known) if isinstance(work.known, Identity) and work.settings.refines else None
+        if strategy := untouched or choose_strategy(work, operator, y, None):
+            return Estimate(strategy, None, None, 1, _trace(work, []))
+        return _sampled(work, y, operator, progress)[0]
+    if not work.settings.evidence.judge:
+        return _sampled(work, y, _waveshaper(work), progress)[0]
+    tried = judged_hypotheses(work, y)
+    if tried and tried[0].judgement.log_odds >= work.settings.evidence.certain:
+        strategy, verdict = _believed(work, y, tried)
+        return Estimate(strategy, verdict, None, 1, _trace(work, []))
+    estimate, x = _sampled(work, y, _waveshaper(work), progress)
+    sampled = Candidate("sampled", estimate.strategy, estimate.strategy.judged(work, y, x))
+    strategy, verdict = _believed(work, y, by_evidence([*tried, sampled]))
+    return replace(estimate, strategy=strategy, verdict=verdict)
+
+
+def _sampled(work: Workspace, y: Tensor, operator: Operator, progress: Progress) -> tuple[Estimate, Tensor]:
+    """Sample jointly with the parameters of the operator; also returns the sampled excerpts at the recording's rate."""
+    grid, noted = _noted_inputs(work).to(work.device), list[np.ndarray]()
 
     def on_step(step: Step) -> None:
         if not work.known:
             with torch.no_grad():
-                noted.append(operator.portrait(grid.to(work.device)).curve[0].cpu().numpy())
+                noted.append(operator.portrait(grid).curve[0].cpu().numpy())
         progress.advance()
 
     # A known operator fixes the scale of the signal; otherwise it is held at the prior's level.
@@ -113,30 +141,39 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     x = work.at_own_rate(posterior.audio, y.shape[1])
     strategy = choose_strategy(work, operator, y, x)
     assert strategy is not None, "posterior sampling is for every operator"
-    verdict = None
-    if work.settings.evidence.judge and not work.known:
-        strategy, verdict = _believable(work, strategy, y, x)
-    trace = Trace(grid.numpy(), np.reshape(noted, (-1, _NOTED_POINTS)))
-    return Estimate(strategy, verdict, posterior, polarity(x, y), trace)
+    return Estimate(strategy, None, posterior, polarity(x, y), _trace(work, noted)), x
 
 
-def _believable(work: Workspace, sampled: Strategy, y: Tensor, x: Tensor) -> tuple[Strategy, Verdict]:
-    """The first hypothesis that the evidence is for: what was sampled, plain curves, nothing happened."""
-    best: Judgement | None = None
-    for hypothesis in _hypotheses(work, sampled, y):
-        judgement = hypothesis.judged(work, y, x)
-        if judgement.log_odds > 0:
-            return hypothesis, Verdict("distorted", judgement)
-        best = judgement if best is None or judgement.log_odds > best.log_odds else best
-    assert best is not None
-    clean = nothing_happened([best], work.settings.evidence)
-    return Unchanged(Identity()), Verdict("nothing happened" if clean else "unexplained", best)
+def weigh(work: Workspace, y: Tensor, candidates: list[Candidate]) -> Verdict:
+    """What the evidence says of the excerpts `y`, with candidates of which the most believable is first, if any."""
+    best, settings = candidates[0] if candidates else None, work.settings.evidence
+    if best and best.judgement.log_odds > settings.believable:
+        finding = "distorted"
+    else:
+        piled_up = plateau_share(y, settings) > settings.largest_clean_plateau
+        finding = "unexplained" if piled_up else "nothing happened"
+    log_odds: dict[str, float] = {}
+    for candidate in candidates:
+        log_odds.setdefault(candidate.hypothesis, candidate.judgement.log_odds)
+    unchanged = finding != "distorted" and not (settings.force and best)
+    name, judgement = (best.hypothesis, best.judgement) if best else ("", None)
+    return Verdict(finding, name, judgement, log_odds, unchanged)
 
 
-def _hypotheses(work: Workspace, sampled: Strategy, y: Tensor) -> Iterator[Strategy]:
-    yield sampled
-    if SparseRefinement in allowed_strategies(work.settings.refinement.name):
-        yield SparseRefinement.plain(work, y)
+def _believed(work: Workspace, y: Tensor, candidates: list[Candidate]) -> tuple[Strategy, Verdict]:
+    verdict = weigh(work, y, candidates)
+    if verdict.finding != "nothing happened":
+        verdict = replace(verdict, notes=tuple(plateau_changes(work.recording, work.starts, work.length)))
+    return Unchanged(Identity()) if verdict.unchanged else candidates[0].strategy, verdict
+
+
+def _noted_inputs(work: Workspace) -> Tensor:
+    """Clean values [points] at which the curve is noted."""
+    return torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data
+
+
+def _trace(work: Workspace, noted: list[np.ndarray]) -> Trace:
+    return Trace(_noted_inputs(work).numpy(), np.reshape(noted, (-1, _NOTED_POINTS)))
 
 
 def _waveshaper(work: Workspace) -> Operator:

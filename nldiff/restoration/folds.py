@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from nldiff.operators import Operator
 from nldiff.restoration.branches import invert
+from nldiff.restoration.evidence import Judgement, judge
+from nldiff.restoration.fold_search import find_folds
 from nldiff.restoration.increasing import known_increasing
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 from nldiff.restoration.strategy import Strategy
@@ -18,9 +21,9 @@ from nldiff.restoration.workspace import Workspace
 
 @dataclass(frozen=True)
 class FoldInversion(Strategy):
-    """For known curves that are not increasing: the most predictable signal that the curve maps to the observed one.
+    """For curves that are not increasing: the most predictable signal that the curve maps to the observed one.
 
-    Not for even curves: of whole notes they leave the sign open, which predictability does not tell.
+    Known even curves are left to sampling: of whole notes they leave the sign open, which predictability does not tell.
     """
 
     curve: PiecewiseCurve
@@ -38,10 +41,32 @@ class FoldInversion(Strategy):
 
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
         """Invert channel by channel."""
+        x = self._inverted(work, y)
+        on_step()
+        return x
+
+    def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
+        """Judge the inverse of the loudest excerpt."""
+        loudest = y[[int(y.square().sum(1).argmax())]]
+        restored = self._inverted(work, loudest)
+        return judge(loudest, restored, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
+
+    def _inverted(self, work: Workspace, y: Tensor) -> Tensor:
         rate, settings = work.recording.sample_rate, work.settings.branches
         found = [invert(self.curve, item, rate, settings) for item in y.cpu().double().numpy()]
-        on_step()
-        return torch.stack([torch.from_numpy(x) for x in found]).to(y.dtype).to(y.device)
+        return torch.from_numpy(np.stack(found)).to(y.dtype).to(y.device)
+
+
+def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    """Inversion of the folding curve that the excerpts [batch, n] show signs of, if there is one.
+
+    Args:
+        work: the recording, prior and settings.
+        y: what was observed, at the prior's level and the recording's rate.
+    """
+    limit = work.settings.curve.largest_rms * work.prior.sigma_data
+    for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
+        yield FoldInversion(operator, piecewise(operator, limit))
 
 
 def _even(operator: Operator, limit: float) -> bool:

@@ -192,11 +192,13 @@ def matched_curve(x: Tensor, y: Tensor, settings: CurveSettings) -> IncreasingCu
     return _curve(np.quantile(_flat(x), shares), np.quantile(observed, shares), observed, settings)
 
 
+def with_tolerance(table: TabulatedCurve, observed: np.ndarray, settings: CurveSettings) -> IncreasingCurve:
+    """A curve with the tolerance that suits the observed samples."""
+    return IncreasingCurve(table, float(settings.tolerance * np.sqrt(np.mean(observed**2))), settings.steep_slope)
+
+
 def _curve(inputs: np.ndarray, outputs: np.ndarray, observed: np.ndarray, settings: CurveSettings) -> IncreasingCurve:
-    """A table with the tolerance that suits the observed samples."""
-    tolerance = float(settings.tolerance * np.sqrt(np.mean(observed**2)))
-    table = TabulatedCurve(torch.from_numpy(inputs), torch.from_numpy(outputs))
-    return IncreasingCurve(table, tolerance, settings.steep_slope)
+    return with_tolerance(TabulatedCurve(torch.from_numpy(inputs), torch.from_numpy(outputs)), observed, settings)
 
 
 def _flat(samples: Tensor) -> np.ndarray:

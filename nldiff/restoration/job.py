@@ -39,3 +39,8 @@ class Job:
     known: Operator | None = None
     clean: np.ndarray | None = None
     spade: str = "short"
+
+    def __post_init__(self) -> None:
+        """Tell the operator the rate of the recording."""
+        if self.known:
+            object.__setattr__(self, "known", self.known.for_rate(self.recording.sample_rate))

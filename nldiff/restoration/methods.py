@@ -15,8 +15,8 @@ from nldiff.errors import NldiffError
 from nldiff.operators import WAVESHAPERS, Operator
 from nldiff.restoration import signal_methods as signal
 from nldiff.restoration.diffusion import diffusion
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.result import Fit
 from nldiff.restoration.settings import resolve_settings
 from nldiff.restoration.strategies import allowed_strategies
 

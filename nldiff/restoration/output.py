@@ -1,12 +1,9 @@
 """Restoring files: streaming in and out, and the four results of every input."""
 
-import csv
 import dataclasses
-import json
-import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,24 +14,26 @@ import soundfile
 import torch
 
 from nldiff import sound
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import Operator, Recipe
-from nldiff.priors import Prior
-from nldiff.restoration.estimation import Verdict
-from nldiff.restoration.job import Job, OnStep
+from nldiff.restoration.fit import Fit
+from nldiff.restoration.inputs import KnownOperator, PriorLike, checked_operator, loaded_priors
+from nldiff.restoration.job import Emit, Job, OnStep
+from nldiff.restoration.levels import Settled, settle
 from nldiff.restoration.methods import Method, find_method
-from nldiff.restoration.pipeline import run_method
-from nldiff.restoration.result import Fit, settle, versions
+from nldiff.restoration.parts import Part
+from nldiff.restoration.pipeline import run_parts
+from nldiff.restoration.result import main_part, part_values, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
-from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
+from nldiff.writing import replace_together, scratch_folder, write_json
 
-_CURVE_POINTS = 1001
 _PICTURE_SAMPLES = 1_000_000
-# Share of the restored samples within the range of the curve that is shown.
-_SHOWN = 0.9999
-_SUFFIXES = (".restored.wav", ".curve.csv", ".curve.png", ".json")
+_SUFFIXES = (".curve.csv", ".curve.png", ".json")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,74 +48,141 @@ class Outputs:
 
 
 def restore_file(
-    source: Path,
-    folder: Path,
-    prior: Prior | Sequence[Prior],
-    config: RestoreConfig,
+    source: str | Path,
+    folder: str | Path,
+    prior: PriorLike = "auto",
+    config: RestoreConfig | None = None,
     *,
     stem: str | None = None,
-    known: Operator | None = None,
+    audio_name: str | None = None,
+    audio_format: sound.AudioFormat | None = None,
+    known: KnownOperator = None,
     distort: Recipe | None = None,
     method: str | Method | None = None,
     weights: str | None = None,
+    strict: bool = False,
     on_step: OnStep = None,
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
 
+    Tags are kept, and broadcast and cue chunks of WAV files where the result is one.
+
     Args:
-        source: distorted recording; with `distort` a clean one.
+        source: distorted recording; with `distort` a clean one. What only ffmpeg reads is decoded by it.
         folder: where the results go; created if needed.
-        prior: loaded prior, or several: the one that explains the recording best is used. Other methods need none.
-        config: settings.
+        prior: as in `nldiff.restore`.
+        config: everything else; its `prior` is not used.
         stem: of the results; that of `source` by default.
-        known: the operator, in the units of the file's samples, if it is known.
+        audio_name: name of the restored file instead of STEM.restored.wav.
+        audio_format: of the restored file; float32 WAV by default.
+        known: the operator, in the units of the file's samples, if it is known, as in `nldiff.restore`.
         distort: operator to apply first; the report then has scores against the truth, and the whole file is kept in
             memory.
         method: as in `nldiff.restore`, or as `find_method` gave it.
         weights: name or path of the weights of a method that is a network; None chooses them.
+        strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
+            is missing.
         on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
     """
-    chosen = find_method(method or ("informed" if known else "blind"), weights)
-    recording, truth, clean = _distorted(source, distort)
-    priors = [prior] if isinstance(prior, Prior) else list(prior)
-    job = Job(recording, config, priors, weights, known, clean)
-    chosen.check(job)
-    results = [folder / f"{stem or source.stem}{suffix}" for suffix in _SUFFIXES]
-    # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
-    with scratch_folder(folder) as scratch:
-        _require_files(results)
-        raw = scratch / "raw.wav"
-        with _create_audio(raw, recording, "RF64") as file:
-            fit = run_method(chosen, job, lambda block: file.write(block.T), on_step)
-        report = _report(source, job, fit) | {"method": chosen.name, "weights": fit.weights}
-        report |= _write_results([scratch / path.name for path in results], raw, job, fit, truth)
-        text = json.dumps(_json_values(report), indent=2, allow_nan=False) + "\n"
-        (scratch / results[-1].name).write_text(text, encoding="utf-8")
-        for path in results:
-            (scratch / path.name).replace(path)
+    source, folder, config, operator = Path(source), Path(folder), config or RestoreConfig(), checked_operator(known)
+    check_config(config)
+    chosen = find_method(method or ("informed" if operator else "blind"), weights)
+    audio_format = audio_format or sound.AudioFormat()
+    results = result_paths(folder, stem or source.stem, audio_name, audio_format)
+    with sound.readable(source) as path:
+        recording, truth, clean = _distorted(path, distort, strict)
+        job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
+        chosen.check(job)
+        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
-def _write_results(paths: list[Path], raw: Path, job: Job, fit: Fit, truth: Operator | None) -> dict[str, Any]:
-    """Write audio, table and picture from what the method emitted; returns what the report says of them."""
-    audio, table, picture, _ = paths
+def result_paths(folder: Path, stem: str, audio_name: str | None, audio_format: sound.AudioFormat) -> list[Path]:
+    """The four files that `restore_file` writes: audio, table, picture and report."""
+    names = [audio_name or f"{stem}.restored{audio_format.suffix}", *(f"{stem}{suffix}" for suffix in _SUFFIXES)]
+    return [folder / name for name in names]
+
+
+def _write_all(
+    results: list[Path],
+    source: Path,
+    path: Path,
+    job: Job,
+    method: Method,
+    audio_format: sound.AudioFormat,
+    truth: Operator | None,
+    on_step: OnStep,
+) -> dict[str, Any]:
+    """Restore what `path` holds, which is or was decoded from `source`; returns the report."""
     recording = job.recording
-    gain, curve, explained_db = settle(fit, recording, partial(_read, raw))
-    peak = _write_scaled(raw, audio, recording, gain)
-    grid = np.linspace(-peak, peak, _CURVE_POINTS)
-    outputs = curve(grid)
-    _write_table(table, grid, outputs)
+    _log.info("%s: %d Hz, %d channels, %d samples", source, recording.sample_rate, recording.channels, recording.frames)
+    # Everything is written to one side first: an earlier run's files are replaced by a complete set or not at all.
+    with scratch_folder(results[0].parent) as scratch:
+        _require_files(results)
+        for result in results:
+            (scratch / result.name).touch()  # a name that the disk refuses is reported before the work
+        fits, raws = _restored_parts(method, job, scratch, on_step)
+        parts = settle(fits, recording, [partial(_read, raw) for raw in raws], job.config.level)
+        report = _report(source, job) | part_values(parts) | {"method": method.name}
+        metadata = sound.read_metadata(path)
+        audio, others = scratch / results[0].name, [scratch / result.name for result in results[1:]]
+        peak, clipped = _write_audio(raws, audio, recording, parts, audio_format, metadata)
+        report |= {"format": dataclasses.asdict(audio_format), "clipped_samples": clipped}
+        report |= _write_curve(others, audio, job, parts, peak, truth)
+        write_json(others[-1], report)
+        replace_together([audio, *others], results[0].parent)
+    _log.info("%s: %s, %.1f s, gain %.4g", source, _found(report), report["seconds"], report["gain"])
+    return report
+
+
+def _found(report: dict[str, Any]) -> str:
+    verdict = report["verdict"] or {"finding": "no verdict"}
+    return f"method {report['method']}, prior {report['prior']}, {verdict['finding']}"
+
+
+def _restored_parts(
+    method: Method, job: Job, scratch: Path, on_step: OnStep
+) -> tuple[list[tuple[Part, Fit]], list[Path]]:
+    """The parts of a recording, and files of what the method emitted for them."""
+    raws = []
+
+    @contextmanager
+    def writer(number: int, part: Part) -> Iterator[Emit]:
+        raws.append(scratch / f"raw{number}.wav")
+        with _create_raw(raws[number], part.of(job.recording)) as file:
+            yield lambda block: file.write(block.T)
+
+    return run_parts(method, job, writer, on_step), raws
+
+
+def _write_curve(
+    paths: list[Path], audio: Path, job: Job, parts: list[Settled], peak: float, truth: Operator | None
+) -> dict[str, Any]:
+    """Write table and picture; returns what the report says of curve and audio."""
+    table, picture, _ = paths
+    recording, main = job.recording, main_part(parts)
+    curve = Curve.from_function(main.curve, peak)
+    curve.save(table)
     samples = _some_samples(audio, recording)
-    plots.save_figure(plots.plot_curve(grid, outputs, samples), picture)
-    shown = float(np.quantile(np.abs(samples), _SHOWN))
-    report = {"curve_range": shown, "restored": audio.name, "explained_db": explained_db, "gain": gain}
+    if len(parts) == 1:
+        figure = curve.plot(samples)
+    else:
+        named = {_channels(part): part.curve(curve.inputs) for part in parts[: len(plots.STYLES)]}
+        figure = plots.plot_curves(named, curve.inputs, title="Estimated transfer curves")
+    plots.save_figure(figure, picture)
+    report: dict[str, Any] = {"curve_range": shown_range(samples), "restored": audio.name}
     if job.clean is None or truth is None:
         return report
     restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
     return report | {"distortion": str(truth), "scores": scores(job.clean, observed, restored, truth, curve)}
+
+
+def _channels(part: Settled) -> str:
+    numbers = [str(channel + 1) for channel in part.part.channels]
+    return f"channel{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def _require_files(results: list[Path]) -> None:
@@ -131,99 +197,68 @@ def _some_samples(audio: Path, recording: Recording) -> np.ndarray:
     return np.concatenate([_read(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
 
 
-def _distorted(source: Path, distort: Recipe | None) -> tuple[Recording, Operator | None, np.ndarray | None]:
+def _distorted(
+    source: Path, distort: Recipe | None, strict: bool
+) -> tuple[Recording, Operator | None, np.ndarray | None]:
     """The recording; distorted first if that is asked for, with the operator and the clean signal."""
-    recording = Recording.from_file(source)
+    recording = Recording.from_file(source, strict)
     if distort is None:
         return recording, None, None
     clean = recording.read(0, recording.frames)
-    truth = distort.build(torch.from_numpy(clean))
+    truth = distort.build(torch.from_numpy(clean), recording.sample_rate)
     observed = truth(torch.from_numpy(clean)).numpy()
     check_scores(source, clean, observed)
-    return Recording.from_array(observed, recording.sample_rate, str(source)), truth, clean
+    observed_recording = Recording.from_array(observed, recording.sample_rate, str(source))
+    return dataclasses.replace(observed_recording, loss=recording.loss), truth, clean
 
 
-def _report(source: Path, job: Job, fit: Fit) -> dict[str, Any]:
-    sampling = fit.sampling
+def _report(source: Path, job: Job) -> dict[str, Any]:
     return {
         "input": source.name,
         "sample_rate": job.recording.sample_rate,
         "channels": job.recording.channels,
         "frames": job.recording.frames,
-        "prior": sampling.prior if sampling else None,
-        "prior_scores": sampling.prior_scores if sampling else {},
-        "restored_band_hz": fit.restored_band_hz,
         "known": str(job.known) if job.known else None,
         "config": dataclasses.asdict(job.config),
-        "settings": dataclasses.asdict(sampling.settings) if sampling else None,
         "seed": job.config.seed,
         "versions": versions(),
-        "verdict": _verdict(sampling.verdict) if sampling else None,
-        "cost": sampling.cost if sampling else (),
-        "network_evaluations": sampling.evaluations if sampling else 0,
-        "seconds": fit.seconds,
+        "threads": torch.get_num_threads(),
+        "number_type": _number_type(job),
+        "warnings": [job.recording.loss] if job.recording.loss else [],
     }
 
 
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
-    if verdict is None:
-        return None
-    judgement = dataclasses.asdict(verdict.judgement) | {"confidence": verdict.judgement.confidence}
-    return {"finding": verdict.finding, "warnings": verdict.warnings, "judgement": judgement}
+def _number_type(job: Job) -> str:
+    """Type of the numbers in the networks of the priors, which are all loaded alike."""
+    networks = [prior.denoiser.network for prior in job.priors]
+    return str(getattr(networks[0], "compute_dtype", torch.float32)).removeprefix("torch.") if networks else "float32"
 
 
-def _json_values(value: Any) -> Any:
-    """The same with None for infinite and undefined numbers, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _json_values(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_values(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Hidden folder in `folder` that goes away with everything left in it.
-
-    `folder` is created if needed; if nothing is left in it, it goes away again.
-
-    Raises:
-        NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
-    """
-    created = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".nldiff-") as scratch:
-            yield Path(scratch)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise NldiffError(f"results cannot be written to folder {folder}: {error}") from error
-    finally:
-        if created:
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def _write_scaled(raw: Path, audio: Path, recording: Recording, gain: float) -> float:
-    """Write `gain` times the samples of one file to another; returns the peak."""
+def _write_audio(
+    raws: list[Path],
+    audio: Path,
+    recording: Recording,
+    parts: list[Settled],
+    form: sound.AudioFormat,
+    metadata: sound.Metadata,
+) -> tuple[float, int]:
+    """Write the parts in the units of the recording to one file; returns the peak and the number of clipped samples."""
     peak = 0.0
-    with _create_audio(audio, recording, "WAV") as file:
+    with sound.audio_writer(audio, recording.sample_rate, recording.channels, form, metadata.tags) as writer:
         for start, frames in recording.blocks():
-            block = _read(raw, start, frames) * gain
+            block = np.empty((recording.channels, frames), np.float32)
+            for part, raw in zip(parts, raws, strict=True):
+                block[list(part.part.channels)] = part.place(_read(raw, start, frames))
             peak = max(peak, float(np.abs(block).max()))
-            file.write(block.T)
-    return peak
+            writer.write(block)
+    if form.container == "wav":
+        sound.append_chunks(audio, metadata.chunks)
+    return peak, writer.clipped
 
 
-def _write_table(path: Path, inputs: np.ndarray, outputs: np.ndarray) -> None:
-    with path.open("w", newline="") as text:
-        writer = csv.writer(text)
-        writer.writerow(["input", "output"])
-        writer.writerows((f"{x:.7g}", f"{y:.7g}") for x, y in zip(inputs, outputs, strict=True))
-
-
-def _create_audio(path: Path, recording: Recording, container: str) -> soundfile.SoundFile:
+def _create_raw(path: Path, recording: Recording) -> soundfile.SoundFile:
     rate, channels = recording.sample_rate, recording.channels
-    return soundfile.SoundFile(sound.sound_path(path), "w", rate, channels, subtype="FLOAT", format=container)
+    return soundfile.SoundFile(sound.sound_path(path), "w", rate, channels, subtype="FLOAT", format="RF64")
 
 
 def _read(path: Path, start: int, frames: int) -> np.ndarray:

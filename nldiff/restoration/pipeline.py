@@ -1,36 +1,87 @@
 """The one way from a recording to a restored one: library, files and experiments all come along here."""
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from nldiff.devices import choose_device
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
-from nldiff.operators import Operator
-from nldiff.priors import Prior
-from nldiff.priors.choice import load_candidates
+from nldiff.operators import Identity
+from nldiff.restoration.fit import Fit
+from nldiff.restoration.inputs import (
+    KnownOperator,
+    PriorLike,
+    checked_audio,
+    checked_operator,
+    checked_rate,
+    loaded_priors,
+)
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.methods import Method, find_method
-from nldiff.restoration.result import Fit, Restoration, settle
+from nldiff.restoration.levels import explained_db, settle
+from nldiff.restoration.methods import METHODS, Method, find_method
+from nldiff.restoration.parts import Part, find_parts
+from nldiff.restoration.result import Restoration, main_part
 from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
+from nldiff.sound.silence import silenced, silent_runs
 
 
 def run_method(method: Method, job: Job, emit: Emit, on_step: OnStep = None) -> Fit:
     """Restore piece by piece: `emit` gets consecutive blocks [channels, n] at the method's level, in order.
 
+    Digital silence stays what it is.
+
     Raises:
         NldiffError: the job lacks what the method needs, unusable settings, or the method fails.
     """
     method.check(job)
+    silent, done = silent_runs(job.recording), 0
 
     def checked(block: np.ndarray) -> None:
+        nonlocal done
         if not np.isfinite(block).all():
             raise NldiffError(f"NaN or infinite samples in the result for {job.recording.name}")
-        emit(block)
+        emit(silenced(block, silent, done))
+        done += block.shape[1]
 
     return method.run(job, checked, on_step)
+
+
+def run_parts(
+    method: Method, job: Job, emits: Callable[[int, Part], AbstractContextManager[Emit]], on_step: OnStep = None
+) -> list[tuple[Part, Fit]]:
+    """Restore the parts of a recording one after the other; a method that finds no operator takes all channels at once.
+
+    Args:
+        method: what restores.
+        job: the recording.
+        emits: number of a part -> what gets its blocks, as `run_method` does.
+        on_step: called with (steps done, steps in all).
+
+    Raises:
+        NldiffError: as `run_method`.
+    """
+    everything = [Part(tuple(range(job.recording.channels)))]
+    parts = find_parts(job.recording) if method.finds_operator else everything
+    fits = []
+    for i, part in enumerate(parts):
+
+        def counted(done: int, total: int, before: int = i) -> None:
+            if on_step:
+                on_step(before * total + done, len(parts) * total)
+
+        own = replace(job, recording=part.of(job.recording))
+        with emits(i, part) as emit:
+            if part.constant:
+                fit = replace(run_method(METHODS["observed"], own, emit, counted), operator=Identity())
+            else:
+                fit = run_method(method, own, emit, counted)
+        fits.append((part, fit))
+    return fits
 
 
 def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: bool = False) -> Restoration:
@@ -40,35 +91,47 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
         method: what restores.
         job: the recording.
         on_step: called with (steps done, steps in all).
-        own_scale: keep the scale of a method that fixes it, instead of giving `audio` the RMS of the recording.
+        own_scale: keep the scale of the method instead of the level that the settings ask for.
     """
-    blocks: list[np.ndarray] = []
-    fit = run_method(method, job, blocks.append, on_step)
-    raw = np.concatenate(blocks, axis=1)
+    blocks: list[list[np.ndarray]] = []
 
-    def read(start: int, frames: int) -> np.ndarray:
-        return raw[:, start : start + frames]
+    def keep(number: int, part: Part) -> AbstractContextManager[Emit]:
+        blocks.append([])
+        return nullcontext(blocks[number].append)
 
-    gain, curve, explained_db = settle(fit, job.recording, read, 1 / fit.observation_gain if own_scale else None)
+    fits = run_parts(method, job, keep, on_step)
+    raws = [np.concatenate(each, axis=1) for each in blocks]
+    readers = [partial(_read, raw) for raw in raws]
+    parts = settle(fits, job.recording, readers, "method" if own_scale else job.config.level)
+    audio = np.empty((job.recording.channels, job.recording.frames), np.float32)
+    for part, raw in zip(parts, raws, strict=True):
+        audio[list(part.part.channels)] = part.place(raw)
+    main = main_part(parts)
     return Restoration(
-        audio=(raw * gain).astype(np.float32),
+        audio=audio,
         sample_rate=job.recording.sample_rate,
-        curve=curve,
-        explained_db=explained_db,
+        curve=Curve.from_function(main.curve, float(np.abs(audio[list(main.part.channels)]).max())),
+        explained_db=explained_db(parts),
         method=method.name,
-        gain=gain,
-        fit=fit,
+        gain=main.gain,
+        fit=main.fit,
         config=dataclasses.asdict(job.config),
+        known=str(job.known) if job.known else None,
+        parts=tuple(parts),
     )
+
+
+def _read(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+    return samples[:, start : start + frames]
 
 
 def restore(
     audio: np.ndarray,
     sample_rate: int,
-    prior: str | Path | Prior = "auto",
+    prior: PriorLike = "auto",
     *,
-    method: str | None = None,
-    known: Operator | None = None,
+    method: str | Method | None = None,
+    known: KnownOperator = None,
     config: RestoreConfig | None = None,
     weights: str | None = None,
     on_step: OnStep = None,
@@ -76,28 +139,27 @@ def restore(
     """Recover the clean signal and the transfer curve of a distorted recording.
 
     Args:
-        audio: samples [time] or [channels, time], at most two channels.
+        audio: samples [time] or [channels, time], any number of channels; floats, or uint8, int16 or int32, which are
+            divided by full scale.
         sample_rate: Hz; the prior's rate is met by resampling there and back.
-        prior: shipped prior, file or loaded prior; "auto": the shipped prior that explains the recording best.
+        prior: shipped prior, file, or loaded prior or priors; "auto": the shipped prior that explains the recording
+            best.
         method: key of `METHODS`, or weights of a network by name or path; by default "blind", or "informed" if the
             operator is known.
-        known: the operator, if it is known, in the units of `audio`.
+        known: the operator, a `Curve`, or a text such as "hard_clip:threshold=0.25", if it is known, in the units of
+            `audio`.
         config: everything else; its `prior` is not used.
         weights: name or path of the weights of a network.
         on_step: called with (steps done, steps in all).
 
     Raises:
-        NldiffError: unusable audio, method or settings.
+        NldiffError: unusable audio, rate, operator, prior, method or settings.
     """
     config = config or RestoreConfig()
-    samples = np.asarray(audio, dtype=np.float32)
-    if samples.ndim not in (1, 2) or samples.size == 0:
-        raise NldiffError(f"audio of shape {list(samples.shape)}: [time] or [channels, time] expected")
-    recording = Recording.from_array(np.atleast_2d(samples), sample_rate)
+    samples, operator = checked_audio(audio), checked_operator(known)
+    recording = Recording.from_array(np.atleast_2d(samples), checked_rate(sample_rate))
     check_config(config)
-    chosen = find_method(method or ("informed" if known else "blind"), weights)
-    priors: list[Prior] = []
-    if chosen.uses_prior:
-        priors = [prior] if isinstance(prior, Prior) else load_candidates(prior, choose_device(config.device))
-    result = restore_job(chosen, Job(recording, config, priors, weights, known), on_step)
+    chosen = find_method(method or ("informed" if operator else "blind"), weights)
+    priors = loaded_priors(prior, config, chosen)
+    result = restore_job(chosen, Job(recording, config, priors, weights, operator), on_step)
     return dataclasses.replace(result, audio=result.audio.reshape(np.shape(audio)))

@@ -13,13 +13,23 @@ from nldiff.errors import NldiffError, require
 from nldiff.operators import Waveshaper, make_waveshaper
 from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
+from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings
-from nldiff.restoration.evidence import EvidenceSettings
 from nldiff.restoration.increasing import CurveSettings
+from nldiff.restoration.measures import EvidenceSettings
+from nldiff.restoration.plateaus import PlateauSettings
 from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
 from nldiff.sampling.settings import CostSettings, OperatorFitSettings, SamplerSettings
 from nldiff.sampling.start import STARTS
+
+LEVELS = ("auto", "unity", "rms", "peak")
+"""Rules for the level of a result.
+
+unity: what was not distorted keeps its level: slope 1 where the curve is straight. auto: the same, or all of the result
+lowered so that its peaks stay below full scale. rms: the RMS of the recording, constants aside, lowered like auto.
+peak: the highest sample of the recording, constants aside.
+"""
 
 
 @dataclass
@@ -31,8 +41,9 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches: fields in these groups of `Settings`
-            that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, bent: fields in these
+            groups of `Settings` that differ from what the prior recommends.
+        level: of the result, one of `LEVELS`.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -44,7 +55,8 @@ class RestoreConfig:
             which is less than half a chunk.
         excerpt_seconds: with a refinement, the operator is estimated on the loudest stretch of this length of a chunk.
         joint_items: chunks times channels that the operator is estimated on together; at least one chunk is.
-        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere.
+        batch_size: chunks times channels in one network call; 0 chooses 1 on a CPU and 8 elsewhere. Other sizes round
+            differently, which sampling lets grow: results differ in detail.
     """
 
     prior: str = "auto"
@@ -58,6 +70,9 @@ class RestoreConfig:
     polish: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
+    plateaus: dict[str, Any] = field(default_factory=dict)
+    bent: dict[str, Any] = field(default_factory=dict)
+    level: str = "auto"
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -88,6 +103,8 @@ class Settings:
     polish: PolishSettings = field(default_factory=PolishSettings)
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
+    plateaus: PlateauSettings = field(default_factory=PlateauSettings)
+    bent: BentSettings = field(default_factory=BentSettings)
 
     @property
     def refines(self) -> bool:
@@ -111,6 +128,8 @@ def check_config(config: RestoreConfig) -> None:
         )
     if config.above_band not in ("drop", "keep"):
         raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
+    if config.level not in LEVELS:
+        raise NldiffError(f"level={config.level}: one of {', '.join(LEVELS)} expected")
     if config.warm_start not in STARTS:
         raise NldiffError(f"warm_start={config.warm_start}: {' or '.join(STARTS)} expected")
     configured_waveshaper(config)
@@ -126,6 +145,12 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
     """
     recommended, given = prior.settings, config.groups
     names = [f.name for f in dataclasses.fields(Settings)]
+    try:
+        for name, values in recommended.items():
+            _known(names, name, "group")
+            _group(name, values)
+    except NldiffError as error:
+        raise NldiffError(f"prior {prior.name} is damaged: {error}") from error
     settings = Settings(**{name: _group(name, recommended.get(name, {}) | given.get(name, {})) for name in names})
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
@@ -150,10 +175,14 @@ def _group(name: str, changes: Mapping[str, Any]) -> Any:
     schema = type(getattr(Settings(), name))
     known = [f.name for f in dataclasses.fields(schema)]
     for key in changes:
-        if key not in known:
-            raise NldiffError(f"unknown setting '{name}.{key}' (known: {', '.join(known)})")
+        _known(known, key, "setting", f"{name}.")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(changes)))
     except (OmegaConfBaseException, TypeError) as error:
         where = ".".join(filter(None, [name, getattr(error, "full_key", None)]))
         raise NldiffError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def _known(names: list[str], name: str, kind: str, group: str = "") -> None:
+    if name not in names:
+        raise NldiffError(f"unknown {kind} '{group}{name}' (known: {', '.join(names)})")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from nldiff.baselines.aspade import PRESETS, Variant, aspade
 from nldiff.baselines.choice import choose_weights
 from nldiff.baselines.clipping import clipping_levels
 from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
-from nldiff.baselines.saved import Baseline, load_baseline
+from nldiff.baselines.saved import SHIPPED, Baseline, load_baseline
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion, Operator
+from nldiff.reading import Identity, regular_file
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
-from nldiff.restoration.result import Fit
 from nldiff.sound.chunks import chunk_starts, joined
 
 CLIPPERS = ("hard_clip", "asymmetric_clip", "amplified_clip")
@@ -88,9 +90,14 @@ def network(name: str, job: Job) -> Processor:
     return Processor(process, baseline.sample_rate, baseline.name)
 
 
-@cache
 def loaded(weights: str, device: torch.device) -> Baseline:
-    """`load_baseline`, once for each."""
+    """`load_baseline`, once for each network and each version of its file."""
+    named = weights not in SHIPPED and Path(weights).exists()
+    return _loaded(weights, device, regular_file(weights) if named else None)
+
+
+@cache
+def _loaded(weights: str, device: torch.device, version: Identity | None) -> Baseline:
     return load_baseline(weights, device)
 
 

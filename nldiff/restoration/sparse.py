@@ -46,7 +46,8 @@ class RefinementSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "refinement", ("iterations",), least=1)
+        require(self, "refinement", ("iterations",), least=1, below=1_000_000)
+        require(self, "refinement", ("windows",), below=1_000_000)
         require(self, "refinement", ("first_threshold", "last_threshold", "energy_floor"), above=0)
         require(self, "refinement", ("momentum",), least=0, below=1)
         if not self.windows or any(window < 4 or window % 4 for window in self.windows):

@@ -5,7 +5,7 @@ A new strategy is one class and one entry of `STRATEGIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TypeAlias
@@ -19,6 +19,7 @@ from nldiff.operators import Identity, Operator
 from nldiff.restoration.evidence import Judgement, judge
 from nldiff.restoration.folds import FoldInversion
 from nldiff.restoration.increasing import (
+    CurveSettings,
     IncreasingCurve,
     known_increasing,
     matched_curve,
@@ -45,23 +46,33 @@ class SparseRefinement(Strategy):
             known = known_increasing(operator, limit, y, settings)
             if known is None:
                 return None
-            x = work.refined(work.first_guess(y), known, y, brief=True)
-            return cls(operator, tightened(work, known, x, y, refit=False))
+            return cls.told(work, operator, known, y)
         curve = nearest_increasing(operator, x, y, settings)
         if curve is None:
             return None
         if not operator.trainable():
             return cls(operator, curve)
-        return cls._fitted(work, y, (curve, x, settings.loosening))
+        # Where hypotheses are judged, the plain curves are hypotheses of their own.
+        plain = [] if work.settings.evidence.judge else plain_starts(y, settings)
+        return cls._fitted(work, y, (curve, x, settings.loosening), *plain)
 
     @classmethod
-    def plain(cls, work: Workspace, y: Tensor) -> SparseRefinement:
-        """The strategy for the curve that plain ones lead to, whatever was sampled."""
-        return cls._fitted(work, y)
+    def told(cls, work: Workspace, operator: Operator, curve: IncreasingCurve, y: Tensor) -> SparseRefinement:
+        """The strategy for a curve that is right as it is."""
+        x = work.refined(work.first_guess(y), curve, y, brief=True)
+        return cls(operator, tightened(work, curve, x, y, refit=False))
 
     @classmethod
-    def _fitted(cls, work: Workspace, y: Tensor, *sampled: Start) -> SparseRefinement:
-        x, curve = refitted(work, y, *sampled)
+    def plain(cls, work: Workspace, y: Tensor) -> Iterator[SparseRefinement]:
+        """The strategy for the curve that the better of the plain ones leads to, if there is something to it."""
+        starts = plain_starts(y, work.settings.curve)
+        log_odds = [cls(curve.table, curve).judged(work, y).log_odds for curve, *_ in starts]
+        if max(log_odds) > work.settings.evidence.hopeless:
+            yield cls._fitted(work, y, starts[int(np.argmax(log_odds))])
+
+    @classmethod
+    def _fitted(cls, work: Workspace, y: Tensor, *starts: Start) -> SparseRefinement:
+        x, curve = refitted(work, y, *starts)
         curve = tightened(work, curve, x, y, refit=True)
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
         return cls(curve.table, curve)
@@ -79,7 +90,7 @@ class SparseRefinement(Strategy):
         polish = work.settings.polish
         return spent + (polish.steps * polish.draws if polish.sigma else 0)
 
-    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
+    def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the refined excerpts."""
         intervals = replace(self.curve, exact_where_steep=True).feasible(y)
         restored = intervals.project(work.refined(work.first_guess(y), self.curve, y, brief=True))
@@ -172,8 +183,15 @@ Start: TypeAlias = tuple[IncreasingCurve, Tensor, Sequence[float]]
 """An increasing curve, the signals [batch, n] that it was found with, and `CurveSettings.loosening`."""
 
 
-def refitted(work: Workspace, y: Tensor, *sampled: Start) -> tuple[Tensor, IncreasingCurve]:
-    """Refine what the prior sampled, fit the curve to what comes out, and again; the same from plain curves.
+def plain_starts(y: Tensor, settings: CurveSettings) -> list[Start]:
+    """The plain curves, with the observed signals."""
+    # A plain curve is about right or does not count: it needs no loosening.
+    strict = [1.0] * len(settings.loosening)
+    return [(plain, y, strict) for plain in plain_curves(y, settings)]
+
+
+def refitted(work: Workspace, y: Tensor, *starts: Start) -> tuple[Tensor, IncreasingCurve]:
+    """Refine under a curve, fit the curve to what comes out, and again; from every start.
 
     What was sampled may have a part of the distortion left, and its curve the rest. Under a wrong curve the refined
     signal is less sparse than under the true one, so that the sparsest of the results is kept.
@@ -181,15 +199,12 @@ def refitted(work: Workspace, y: Tensor, *sampled: Start) -> tuple[Tensor, Incre
     Args:
         work: the recording, prior and settings.
         y: what was observed, at the prior's level, [batch, n] at the recording's rate.
-        sampled: a curve and signals that were sampled, if there are any.
+        starts: curves, and signals that were found with them.
 
     Returns:
         The refined signals at the prior's level, and their curve.
     """
     settings = work.settings.curve
-    # A plain curve is about right or does not count: it needs no loosening.
-    strict = [1.0] * len(settings.loosening)
-    starts = [*sampled, *((plain, y, strict) for plain in plain_curves(y, settings))]
     found = []
     for candidate, signal, loosening in starts:
         for factor in loosening:

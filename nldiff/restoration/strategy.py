@@ -52,8 +52,15 @@ class Strategy(ABC):
         """Network evaluations per item, the `spent` ones for the operator included."""
         return spent
 
-    def judged(self, work: Workspace, y: Tensor, x: Tensor) -> Judgement:
-        """Weigh the restoration of the excerpts `y` against the recording as it is; `x` was sampled, see `of`."""
+    def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
+        """Weigh the restoration of the excerpts `y` against the recording as it is.
+
+        Args:
+            work: the recording, prior and settings.
+            y: see `of`.
+            x: what was sampled; the restoration itself where the strategy is to sample, else not needed.
+        """
+        assert x is not None, "a strategy that restores otherwise judges otherwise"
         return judge(y, x, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
 
     @staticmethod

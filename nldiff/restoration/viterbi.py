@@ -30,7 +30,7 @@ def _clamped(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
 
-@njit
+@njit(nogil=True)
 def search(
     low: np.ndarray,
     high: np.ndarray,
@@ -56,19 +56,24 @@ def search(
     slot = np.full(keys, -1, np.int64)  # state -> position among the new hypotheses
     new_key, new_cost, new_value = np.zeros(keys, np.int64), np.zeros(keys), np.zeros(keys)
     new_parent, new_label = np.zeros(keys, np.int64), np.zeros(keys, np.int64)
+    offered, level, inverse = np.zeros(branches, np.int64), np.zeros(branches), np.zeros(branches)
     turned, alive = _turned(filters), 1
     for n in range(samples):
+        count = 0  # of the branches that offer something
+        for b in range(branches):
+            if not np.isnan(low[n, b]):
+                offered[count], level[count], inverse[count] = b, np.log(spread[n, b]), 1 / spread[n, b]
+                count += 1
         # The sample n - 1 - k is at position (n - 1 - k) mod order; position j meets column shift + j.
         position, found = n % order, 0
         shift = (order - position) % order
         for s in range(alive):
             prediction = _survivors_prediction(turned[frames[n]], shift, history[s])
-            for b in range(branches):
-                if np.isnan(low[n, b]):
-                    continue
+            for j in range(count):
+                b = offered[j]
                 value = _clamped(prediction, low[n, b], high[n, b])
-                total = cost[s] + np.log(spread[n, b]) + weight * value * value
-                total += (value - prediction) * (value - prediction) / spread[n, b]
+                total = cost[s] + level[j] + weight * value * value
+                total += (value - prediction) * (value - prediction) * inverse[j]
                 state = (key[s] * branches + b) % keys
                 i = slot[state]
                 if i < 0:

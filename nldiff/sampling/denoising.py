@@ -11,7 +11,7 @@ from nldiff.priors.edm import Denoiser
 
 @dataclass
 class PartwiseDenoiser:
-    """A denoiser that is called with parts of the batch; the result does not depend on them.
+    """A denoiser that is called with parts of the batch; the result depends on them by rounding alone.
 
     Attributes:
         denoiser: D(x, sigma).

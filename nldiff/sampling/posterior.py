@@ -93,7 +93,8 @@ def sample(
         level: RMS that the estimate of each parameter set is held at; None leaves the scale free (informed).
         guidance: (gradient of the cost [batch, time], sigma, zeta) -> factors of that gradient [batch]. A negative
             log-likelihood as the cost with factors of 1 makes the guidance the likelihood score itself.
-        batch_size: items in one network call, to bound memory; by default all. The result does not depend on it.
+        batch_size: items in one network call, to bound memory; by default all. The result depends on it
+            by rounding alone, which grows from step to step.
         callback: called after every step.
 
     Raises:

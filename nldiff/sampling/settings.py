@@ -11,6 +11,9 @@ from nldiff.errors import NldiffError, require
 from nldiff.priors.edm import karras_schedule
 from nldiff.sampling.samplers import SAMPLERS
 
+MOST = 1_000_000
+"""Counts are below this: more is a mistake, and would take years or all memory."""
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -46,7 +49,7 @@ class SamplerSettings:
         """Validate."""
         if self.name not in SAMPLERS:
             raise NldiffError(f"sampler.name={self.name}: one of {', '.join(SAMPLERS)} expected")
-        require(self, "sampler", ("steps",), least=2)
+        require(self, "sampler", ("steps",), least=2, below=MOST)
         require(self, "sampler", ("rho",), least=1e-3)
         require(self, "sampler", ("sigma_min",), above=0)
         require(self, "sampler", ("sigma_max",), least=self.sigma_min * (1 + 1e-6))
@@ -76,7 +79,7 @@ class CostSettings:
 
     def __post_init__(self) -> None:
         """Validate."""
-        require(self, "cost", ("n_fft", "hop"), least=1)
+        require(self, "cost", ("n_fft", "hop"), least=1, below=MOST)
         if self.n_fft % 2:
             raise NldiffError(f"cost.n_fft={self.n_fft}: an even number expected")
         if self.hop == self.n_fft or self.n_fft % self.hop:
@@ -111,7 +114,8 @@ class OperatorFitSettings:
 
     def __post_init__(self) -> None:
         """Validate."""
-        require(self, "operator_fit", ("iterations", "learning_rate", "warmup", "segments"), least=0)
+        require(self, "operator_fit", ("learning_rate",), least=0)
+        require(self, "operator_fit", ("iterations", "warmup", "segments"), least=0, below=MOST)
         require(self, "operator_fit", ("segment_length",), least=1)
         require(self, "operator_fit", ("betas",), least=0, below=1)
         if len(self.betas) != 2:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from nldiff import sound
+from nldiff.errors import NldiffError
+from nldiff.reading import regular_file
+from nldiff.sound.early import Part, read_part, readable_part
 
 _BLOCK = 1 << 18
 
@@ -20,6 +23,7 @@ class Recording:
         sample_rate: the recording's rate in Hz.
         channels, frames: number of channels and of samples per channel.
         read: called with (start, frames), returns float32 [channels, frames].
+        loss: how much of it is missing, in words; empty if it is whole.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Recording:
     channels: int
     frames: int
     read: Callable[[int, int], np.ndarray]
+    loss: str = ""
 
     @classmethod
     def from_array(cls, samples: np.ndarray, sample_rate: int, name: str = "audio") -> "Recording":
@@ -40,15 +45,32 @@ class Recording:
         return cls(name, sample_rate, channels, frames, lambda start, frames: samples[:, start : start + frames])
 
     @classmethod
-    def from_file(cls, path: Path) -> "Recording":
+    def from_file(cls, path: Path, strict: bool = True) -> "Recording":
         """Wrap an audio file.
 
+        Args:
+            path: the file; it must not change while the recording is in use.
+            strict: refuse a file that ends early, instead of taking what can be read of it.
+
         Raises:
-            NldiffError: the file cannot be read or restored, see `nldiff.sound.check_observation`.
+            NldiffError: the file cannot be read or restored, see `nldiff.sound.check_observation`; or, while it is
+                read, that it was changed.
         """
-        info = sound.check_observation(path)
-        rate, channels, frames = info.sample_rate, info.channels, info.frames
-        return cls(path.name, rate, channels, frames, lambda start, frames: sound.read(path, start, frames)[0])
+        identity = regular_file(path)
+        try:
+            info: sound.AudioInfo | Part = sound.check_observation(path)
+        except sound.TruncatedError:
+            if strict:
+                raise
+            info = readable_part(path)
+
+        def read(start: int, frames: int) -> np.ndarray:
+            if regular_file(path) != identity:
+                raise NldiffError(f"{path} was changed while it was read")
+            return read_part(path, start, frames) if isinstance(info, Part) else sound.read(path, start, frames)[0]
+
+        loss = info.loss if isinstance(info, Part) else ""
+        return cls(path.name, info.sample_rate, info.channels, info.frames, read, loss)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(start, frames) of consecutive pieces that fit in memory and cover the recording."""

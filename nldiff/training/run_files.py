@@ -1,11 +1,12 @@
 """The files of a training run: its checkpoint and its logs."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -55,13 +56,28 @@ class State:
         if not path.is_file():
             raise NldiffError(f"nothing to resume: {path} does not exist")
         try:
+            with ZipFile(path) as archive:  # torch does not check the sums that it writes
+                if name := archive.testzip():
+                    raise ValueError(f"wrong checksum of {name}")
             state = torch.load(path, map_location="cpu", weights_only=True)
-            for name in _PARTS:
-                getattr(self, name).load_state_dict(state[name])
-            self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            reason = str(error).partition("\n")[0] or "it ends too early"
-            raise NldiffError(f"{path} is damaged or belongs to another configuration: {reason}") from error
+            self._take(state)
+        except Exception as error:  # damage can make the readers of archives and pickles raise anything
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise NldiffError(f"{path} is damaged or belongs to another configuration: {reason[:200]}") from error
+
+    def _take(self, state: Any) -> None:
+        """Take over the content of a checkpoint; raises all kinds of errors if it is not one."""
+        step, seconds, history = state["step"], float(state["seconds"]), state["history"]
+        if type(step) is not int or step < 0 or not 0 <= seconds < math.inf:
+            raise ValueError(f"step {step!r} after {seconds} seconds")
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for parameter, values in self.optimiser.state.items():
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor) and value.shape not in (parameter.shape, torch.Size()):
+                    raise ValueError(f"{key} of shape {list(value.shape)} for a parameter of {list(parameter.shape)}")
+        self.step, self.seconds = step, seconds
+        self.history = [[float(value) for value in row] for row in history]
 
 
 class Logs:
@@ -106,10 +122,21 @@ def _start_log(path: Path, header: list[str], step: int) -> None:
     """Begin a log, or cut an existing one back to the rows up to `step`."""
     rows = []
     if step and path.is_file():
-        with path.open(newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+        # A row without its end was being written when the power failed; others may be damaged.
+        *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        numbered = ((_row(line, len(header)), line) for line in lines[1:])
+        rows = [line.strip().split(",") for values, line in numbered if values and 0 < values[0] <= step]
     with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
+
+
+def _row(line: str, columns: int) -> list[float] | None:
+    """The numbers of a row of a log; None where it is not one."""
+    try:
+        values = [float(text) for text in line.split(",")]
+    except ValueError:
+        return None
+    return values if len(values) == columns and values[0].is_integer() else None
 
 
 def _append(path: Path, row: list[Any]) -> None:

@@ -43,7 +43,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "{restore,train,train-baseline,evaluate,report}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(command.purpose)}$", out, re.M)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -54,7 +56,9 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert out.startswith(f"usage: nldiff {command}")
     assert COMMANDS[command].purpose in out
-    assert {"evaluate": "--smoke", "report": "--lufs"}.get(command, "--config") in out
+    assert {"evaluate": "--smoke", "report": "--lufs", "apply": "--antialias", "export": "--to"}.get(
+        command, "--config"
+    ) in out
 
 
 def test_nldiff_restore_is_infer(prior: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

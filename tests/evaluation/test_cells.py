@@ -21,9 +21,9 @@ from nldiff.baselines.saved import load_baseline
 from nldiff.evaluation import evaluate
 from nldiff.metrics import sdr, si_sdr
 from nldiff.operators import WAVESHAPERS, Chain
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.methods import METHODS, Method
-from nldiff.restoration.result import Fit
 
 pytest_plugins = ["experiment_fixtures"]
 Array = NDArray[np.float32]

@@ -25,9 +25,9 @@ from nldiff.evaluation import EvaluationConfig, evaluate, load_experiment
 from nldiff.evaluation.experiment import plan
 from nldiff.metrics import si_sdr
 from nldiff.operators import parse_operator
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.methods import METHODS, Method
-from nldiff.restoration.result import Fit
 
 pytest_plugins = ["experiment_fixtures"]
 WEIGHTS = (

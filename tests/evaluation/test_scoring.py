@@ -16,7 +16,8 @@ from nldiff.evaluation.clips import make_case
 from nldiff.evaluation.scoring import check_metrics, make_embeddings, score
 from nldiff.metrics import lsd, rr_mse
 from nldiff.operators import parse_operator
-from nldiff.restoration.result import Fit, Restoration
+from nldiff.restoration.fit import Fit
+from nldiff.restoration.result import Restoration
 
 
 def restoration(audio: NDArray[np.float32], curve: Callable[[Any], Any]) -> Restoration:

@@ -83,9 +83,9 @@ def test_boxes() -> None:
     axes, other = figures.plot_boxes(make_cells(), LOOKS).axes
     assert [axes.get_ylabel(), other.get_ylabel()] == ["SI-SDR (dB) ↑", "LSD (bel²) ↓"]
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["observed", "ccr", "mlp (1 of 18 failed)"]
+    assert labels == ["distorted", "nldiff, spline", "nldiff, MLP (1 of 18 failed)"]
     boxes: list[Any] = list(axes.patches)
-    assert [box.get_hatch() for box in boxes] == ["", "", "////"]
+    assert [box.get_hatch() for box in boxes] == ["", "", LOOKS["mlp"].hatch]
     assert [to_rgb(box.get_facecolor()) for box in boxes[1:]] == [to_rgb(LOOKS[name].colour) for name in METHODS[1:]]
     for box, method in zip(boxes, METHODS, strict=True):
         quartiles = np.quantile(np.concatenate([expected(method, level) for level in LEVELS]), [0.25, 0.75])
@@ -93,10 +93,37 @@ def test_boxes() -> None:
         np.testing.assert_allclose([ends.min(), ends.max()], quartiles)
 
 
+def test_a_method_has_one_look_in_all_runs_and_a_name_for_readers() -> None:
+    one, other = (
+        figures.looks_of(["mine", "demucs", "ccr"]),
+        figures.looks_of(["observed", "ccr", "informed", "demucs"]),
+    )
+    for method in ("ccr", "demucs", "observed"):
+        assert one[method] == other[method]
+    assert [look.label for look in other.values()] == ["distorted", "nldiff", "nldiff, told the distortion", "Demucs"]
+    assert len({look.colour for look in other.values()}) == 4
+    assert one["mine"].label == "mine"
+
+
+def test_few_values_are_points_and_no_boxes() -> None:
+    cells = [Cell("t", "t", None, "", m, "a", "0", scores={"si_sdr": 3.0}) for m in ("observed", "ccr")]
+    (axes,) = figures.plot_boxes(cells, LOOKS).axes
+    assert len(axes.patches) == 0
+    assert [np.asarray(points.get_offsets()).tolist() for points in axes.collections] in (
+        [[[1, 3]], [[2, 3]]],
+        [[[2, 3]], [[1, 3]]],
+    )
+
+
+def test_spectrograms_end_at_8_khz() -> None:
+    *panels, _ = figures.plot_spectrogram_row({"a": NOISE, "b": NOISE}, 44100).axes
+    assert [axes.get_ylim() for axes in panels] == [(0, 8)] * 2
+
+
 def test_violins() -> None:
     figure = figures.plot_violins(make_cells(), LOOKS)
     axes = figure.axes[0]
-    assert legend(figure) == ["observed", "ccr", "mlp (1 of 18 failed)"]
+    assert legend(figure) == ["distorted", "nldiff, spline", "nldiff, MLP (1 of 18 failed)"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "3", "10"]
     assert axes.get_xlabel() == "input SDR (dB)"
     assert axes.get_xlim() == (-0.5, 2.5)  # also where a method has no values
@@ -154,7 +181,7 @@ def test_curve_grid() -> None:
     np.testing.assert_array_equal(mlp.get_xdata(), 0.5 * GRID)
     np.testing.assert_array_equal(truth.get_ydata(), TRUTH["y"])
     assert with_truth.get_xlim() == (-0.2, 0.2)
-    assert legend(figure) == ["ccr", "mlp", "truth", "identity"]
+    assert legend(figure) == ["nldiff, spline", "nldiff, MLP", "truth", "identity"]
     wild = {"ccr": {"x": GRID, "y": 1000 * GRID}}
     assert figures.plot_curve_grid({"wild": (TRUTH, wild)}, LOOKS).axes[0].get_ylim()[1] < 0.2
 

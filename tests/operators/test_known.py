@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from laplace import laplace
 
 from nldiff.operators import DISTORTIONS, Distortion, parse_operator
+from nldiff.operators.filters import FILTERS
 
 names = pytest.mark.parametrize("name", sorted(DISTORTIONS))
 
@@ -83,8 +84,8 @@ def test_defaults_are_filled_in_and_comparison_works(name: str) -> None:
 
 
 def test_which_distortions_amplify_and_which_have_memory() -> None:
-    amplify = {"amplified_clip", "overdrive", "overdrive_static"}
+    amplify = {"amplified_clip", "overdrive", "overdrive_static", "gain", "fir", *FILTERS}
     assert {name for name in DISTORTIONS if not Distortion(name).keeps_level} == amplify
-    assert {name for name in DISTORTIONS if Distortion(name).context} == {"overdrive"}
+    assert {name for name in DISTORTIONS if Distortion(name).context} == {"overdrive", *FILTERS}
     restored = pickle.loads(pickle.dumps(Distortion("overdrive")))
     assert (restored.context, restored.keeps_level) == (1379, False)

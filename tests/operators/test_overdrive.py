@@ -149,3 +149,19 @@ def test_no_gain_changes_nothing_neither_with_the_filter_nor_without() -> None:
 def test_input_level_is_that_of_the_static_curve() -> None:
     with_filter, without = (Distortion(name, {"gain_db": 30}) for name in ("overdrive", "overdrive_static"))
     assert estimate_input_rms(with_filter, 0.4) == estimate_input_rms(without, 0.4) != 0.4
+
+
+@pytest.mark.parametrize("gain_db", [0, 1, 20, 35, 50, 100])
+@pytest.mark.parametrize("colour", [0, 20, 100])
+def test_the_inversion_gives_back_what_was_overdriven(gain_db: float, colour: float) -> None:
+    x = torch.from_numpy(np.random.default_rng(0).laplace(0, 0.05, (2, 3000))).clamp(-0.4, 0.4)
+    known = Distortion("overdrive", {"gain_db": gain_db, "colour": colour})
+    y = known(x).numpy()
+    inside = np.abs(y) < 1
+    assert inside.all()
+    inversion = known.inversion()
+    assert inversion is not None
+    np.testing.assert_allclose(inversion(y), x.numpy(), atol=1e-9)
+    first, states = inversion.step(y[:, :100], np.zeros((2, 1)))
+    np.testing.assert_array_equal(first, inversion(y)[:, :100])
+    np.testing.assert_array_equal(inversion.step(y[:, 100:], states)[0], inversion(y)[:, 100:])

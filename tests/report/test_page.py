@@ -27,7 +27,7 @@ NAME = "a <b>\"clip\"</b> & 'more' ü"
 SECONDS = 3.0
 RATE = 8000
 LEVELS = (SETTINGS[0], *SETTINGS[2:])  # 1 dB and 7 dB, and a task without levels
-ROWS = ["distorted", "target", "blind-ccr", "blind-mlp", "informed"]
+ROWS = ["distorted", "target", "blind-ccr", "blind-mlp", "nldiff, told the distortion"]
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --window-size=1280,900"
@@ -159,6 +159,13 @@ def test_every_seed_is_an_example(run: Path, tmp_path: Path) -> None:
     text = build_report(seeds).read_text(encoding="utf-8")
     assert "<span>b, seed 1</span>" in text
     assert text.count("seed 0</span>") == 2
+
+
+def test_a_smoke_run_says_so(run: Path, tmp_path: Path) -> None:
+    copy = rewrite(run, tmp_path / "run", lambda row: row)
+    for content, said in (({"config": {"smoke_run": True}}, True), ({"config": {}}, False), ([], False)):
+        (copy / "settings.yaml").write_text(json.dumps(content))
+        assert ("smoke run" in build_report(copy).read_text(encoding="utf-8")) == said
 
 
 def test_an_earlier_page_is_replaced_and_nothing_else(run: Path, tmp_path: Path) -> None:

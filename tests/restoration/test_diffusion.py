@@ -16,10 +16,12 @@ from nldiff.errors import NldiffError
 from nldiff.operators import DISTORTIONS, Distortion, Operator
 from nldiff.priors.saved import Prior
 from nldiff.restoration.diffusion import calls
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Job
+from nldiff.restoration.levels import settle
 from nldiff.restoration.methods import find_method
+from nldiff.restoration.parts import Part
 from nldiff.restoration.pipeline import restore, run_method
-from nldiff.restoration.result import Fit, settle
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.workspace import make_workspace
 from nldiff.sampling import Posterior, sample
@@ -121,11 +123,11 @@ def test_a_known_distortion_is_applied_in_the_units_of_the_recording(
 
     # level of the prior = observation_gain * units of the recording = (1 / gain) * units of the result
     raw = np.concatenate(blocks, axis=1)
-    gain, curve, _ = settle(fit, recording, lambda start, frames: raw[:, start : start + frames])
+    (settled,) = settle([(Part((0,)), fit)], recording, [lambda start, frames: raw[:, start : start + frames]], "rms")
     v = torch.linspace(-0.9, 0.9, 201, dtype=torch.float64)
-    expected = known.static(v / (gain * fit.observation_gain)).numpy()
+    expected = known.static((v - settled.shift) / (settled.gain * fit.observation_gain)).numpy()
     # a quantiser may round either way at the edge of a step
-    assert np.mean(np.abs(curve(v.numpy()) - expected) > 1e-5) < 0.02
+    assert np.mean(np.abs(settled.curve(v.numpy()) - expected) > 1e-5) < 0.02
 
 
 def test_the_level_of_the_clean_signal_follows_from_the_known_distortion(prior: Prior, fake: FakeSampler) -> None:
@@ -221,7 +223,7 @@ def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monk
         recording = Recording.from_file(path)
         job = Job(recording, config, [prior])
         fit = run_method(find_method("blind"), job, lambda block: sizes.append(block.shape[1]))
-        settle(fit, recording, recording.read)
+        settle([(Part((0, 1)), fit)], recording, [recording.read], "auto")
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert sum(sizes) == seconds * TINY_RATE

@@ -102,13 +102,33 @@ def test_the_command_warns_and_succeeds(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"warning: {source}: no distortion was found" in capsys.readouterr().err
     report = json.loads((tmp_path / "clean.json").read_text())
     assert report["verdict"]["finding"] == "nothing happened"
-    assert report["verdict"]["judgement"]["confidence"] < 0.5
+    assert report["verdict"]["confidence"] < 0.5
     assert report["gain"] * prior_gain(report) == pytest.approx(1, rel=1e-6)
     assert main([*arguments, "--force"]) == 0
-    assert capsys.readouterr().err == ""
-    assert json.loads((tmp_path / "clean.json").read_text())["verdict"] is None
+    assert "the restoration was forced" in capsys.readouterr().err
+    forced = json.loads((tmp_path / "clean.json").read_text())["verdict"]
+    assert forced["finding"] == "nothing happened"
+    assert not forced["unchanged"]
 
 
 def prior_gain(report: dict[str, Any]) -> float:
     """What the recording was multiplied by for the prior, whose level is 0.06."""
     return 0.06 / sound.rms(plucked(2.5, TINY_RATE)[None])
+
+
+def test_a_hypothesis_that_leaves_no_doubt_saves_the_sampling(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = FakeSampler()
+    use_sampler(monkeypatch, sampler)
+    y = plucked(2.5, TINY_RATE).clip(-0.12, 0.12)
+    result = restore(y, TINY_RATE, prior, config=CONFIG)
+    verdict = result.fit.sampling and result.fit.sampling.verdict
+    assert verdict
+    assert verdict.hypothesis == "clipped"
+    assert verdict.judgement
+    assert verdict.margin == verdict.judgement.log_odds > 4
+    assert sampler.calls == []
+    doubtful = RestoreConfig(device="cpu", evidence={"certain": 1000.0})
+    verdict = restore(y, TINY_RATE, prior, config=doubtful).fit.sampling.verdict  # type: ignore[union-attr]
+    assert len(sampler.calls) == 1
+    assert verdict
+    assert set(verdict.log_odds) == {"clipped", "bent", "sampled"}

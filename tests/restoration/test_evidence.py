@@ -14,20 +14,10 @@ from torch import Tensor
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion
-from nldiff.restoration.evidence import (
-    EvidenceSettings,
-    Judgement,
-    binding,
-    frame_spread,
-    judge,
-    log_odds,
-    nothing_happened,
-    plateau_share,
-    predictability,
-    unexplained,
-)
+from nldiff.restoration.evidence import Judgement, binding, judge, log_odds, unexplained
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import CurveSettings, plain_curves
+from nldiff.restoration.measures import EvidenceSettings, frame_spread, plateau_share, predictability
 
 RATE = 16000
 SETTINGS = EvidenceSettings()
@@ -253,19 +243,6 @@ class TestPlateau:
     @pytest.mark.parametrize("samples", [1, 100])
     def test_constants_have_none(self, samples: int) -> None:
         assert plateau_share(torch.full((1, samples), 0.3)) == 0
-
-
-class TestNothingHappened:
-    def judgement(self, odds: float, plateau: float = 0.0) -> Judgement:
-        return Judgement(odds, 0, 0, plateau, 1, 0, 0, math.inf)
-
-    def test_no_hypothesis_may_be_believable(self) -> None:
-        assert nothing_happened([self.judgement(-1), self.judgement(0)])
-        assert not nothing_happened([self.judgement(-1), self.judgement(0.1)])
-
-    def test_no_samples_may_be_piled_up(self) -> None:
-        assert nothing_happened([self.judgement(-1, 0.003)])
-        assert not nothing_happened([self.judgement(-1, 0.004)])
 
 
 def identity(x: Tensor) -> Tensor:

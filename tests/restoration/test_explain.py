@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion
 from nldiff.restoration.explain import fitted_curve, least_squares_spline
-from nldiff.restoration.result import Fit, settle
+from nldiff.restoration.fit import Fit
+from nldiff.restoration.levels import settle
+from nldiff.restoration.parts import Part
 from nldiff.sound.recording import Recording
 
 Audio = NDArray[np.float32]
@@ -25,7 +27,10 @@ def explained(observed: Audio, made: Audio) -> tuple[float, Callable[[Any], Any]
     def read(start: int, frames: int) -> Audio:
         return made[:, start : start + frames]
 
-    return settle(Fit(fitted_curve(source, read), 1.0, 0.0, TINY_RATE / 2), source, read)
+    part = Part(tuple(range(len(observed))))
+    fit = Fit(fitted_curve(source, read), 1.0, 0.0, TINY_RATE / 2)
+    (settled,) = settle([(part, fit)], source, [read], "rms")
+    return settled.gain, settled.curve, settled.explained_db
 
 
 @pytest.mark.parametrize(
@@ -40,8 +45,8 @@ def test_the_curve_of_a_perfect_restoration_is_that_of_the_distortion(name: str,
     y = distortion(torch.from_numpy(x)).numpy()
     factor, curve, db = explained(y, (gain * x).astype(np.float32))
     assert db > least_db
-    # RMS of the recording, its polarity
-    rms = float(np.sqrt(np.mean(y.astype(np.float64) ** 2) / np.mean(x.astype(np.float64) ** 2)))
+    # RMS of the recording, without its mean; its polarity
+    rms = float(np.std(y.astype(np.float64)) / np.std(x.astype(np.float64)))
     peak_limited = min(rms, 0.999 / 0.5)
     assert factor * gain == pytest.approx(peak_limited, rel=1e-4)
     points = np.linspace(-0.3, 0.3, 7)

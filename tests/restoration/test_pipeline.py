@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from nldiff.errors import NldiffError
 from nldiff.operators import WAVESHAPERS, Distortion
 from nldiff.priors.saved import Prior
+from nldiff.restoration.fit import Sampling
 from nldiff.restoration.pipeline import restore
-from nldiff.restoration.result import Restoration, Sampling
+from nldiff.restoration.result import Restoration
 from nldiff.restoration.settings import RestoreConfig
 
 
@@ -139,7 +140,7 @@ def test_the_prior_is_chosen_unless_one_is_named(
         asked.append(name)
         return [prior, replace(prior, name="other")] if name == "auto" else [prior]
 
-    monkeypatch.setattr("nldiff.restoration.pipeline.load_candidates", candidates)
+    monkeypatch.setattr("nldiff.restoration.inputs.load_candidates", candidates)
     monkeypatch.setattr("nldiff.priors.choice.denoising_error_db", lambda prior, *_: errors[prior.name])
     chosen, named, given = restore(y, TINY_RATE), restore(y, TINY_RATE, "tiny"), restore(y, TINY_RATE, prior)
     assert asked == ["auto", "tiny"]

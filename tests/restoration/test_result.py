@@ -5,43 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_RATE, FakeSampler, clipped, plucked, rms
+from helpers import TINY_RATE, FakeSampler, clipped
 
 import nldiff
 from nldiff.operators import Distortion
 from nldiff.priors.saved import Prior
 from nldiff.restoration.pipeline import restore
-from nldiff.restoration.result import Fit, settle, user_curve, versions
+from nldiff.restoration.result import versions
 from nldiff.restoration.settings import RestoreConfig
-from nldiff.sound.recording import Recording
 
 CLIPPER = Distortion("hard_clip", {"threshold": 0.1})
-
-
-def test_a_result_at_its_own_level_is_brought_to_the_recordings() -> None:
-    x = plucked(1.0, TINY_RATE)[None]
-    y = x.clip(-0.1, 0.1)
-    recording = Recording.from_array(y, TINY_RATE)
-    # The method's level is five times the clean signal's, and three times the recording's.
-    fit = Fit(Distortion("hard_clip", {"threshold": 0.3}), 3.0, 0.0, TINY_RATE / 2)
-    raw = 5 * x
-    gain, curve, explained_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames])
-    assert gain == pytest.approx(rms(y) / rms(raw), rel=1e-6)
-    at = np.linspace(-0.2, 0.2, 9)
-    assert curve(at) == pytest.approx(np.clip(at / gain, -0.3, 0.3) / 3, abs=1e-7)
-    error = y - np.clip(raw, -0.3, 0.3) / 3
-    assert explained_db == pytest.approx(20 * np.log10(rms(y) / rms(error)), abs=1e-3)
-    # Told the gain, it is taken.
-    told, told_curve, told_db = settle(fit, recording, lambda start, frames: raw[:, start : start + frames], -2.0)
-    assert told == -2
-    assert told_db == pytest.approx(explained_db, abs=1e-3)
-    assert told_curve(at) == pytest.approx(np.clip(at / -2, -0.3, 0.3) / 3, abs=1e-7)
-
-
-def test_curves_take_numbers_lists_and_any_shape() -> None:
-    curve = user_curve(Fit(CLIPPER, 1.0, 0.0, 4000.0), 1.0)
-    assert float(curve(np.array(0.5))) == pytest.approx(0.1)
-    assert curve(np.zeros((2, 3, 4))).shape == (2, 3, 4)
 
 
 def test_another_amplitude_is_the_same_restoration(prior: Prior, fake: FakeSampler) -> None:

@@ -13,10 +13,10 @@ from nldiff.baselines.ideal_ratio_mask import ideal_ratio_mask
 from nldiff.baselines.saved import load_baseline
 from nldiff.errors import NldiffError
 from nldiff.operators import Chain, Distortion
+from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Job
 from nldiff.restoration.methods import find_method
 from nldiff.restoration.pipeline import run_method
-from nldiff.restoration.result import Fit
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.signal_methods import Processor, by_chunks
 from nldiff.sound.recording import Recording

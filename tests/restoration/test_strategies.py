@@ -35,6 +35,7 @@ from nldiff.restoration.strategies import (
     Strategy,
     allowed_strategies,
     choose_strategy,
+    plain_starts,
     polarity,
     refitted,
     split_channels,
@@ -205,7 +206,7 @@ def test_a_plain_curve_wins_over_a_wrong_one(prior: Prior, true: Distortion) -> 
     # What was sampled and its curve agree, and are wrong. The same from this start only: -43 and -31 dB.
     sampled = observed + 300 * observed**3
     start = (matched_curve(sampled, observed, SETTINGS), sampled, SETTINGS.loosening)
-    x, curve = refitted(work, observed, start)
+    x, curve = refitted(work, observed, start, *plain_starts(observed, SETTINGS))
     error = rr_mse(true, lambda ramp: curve.table(ramp) / work.gain, 0.06, fit_scale=True)
     assert error < -70
     assert rms(x) == pytest.approx(prior.sigma_data)

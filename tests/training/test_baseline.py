@@ -29,6 +29,7 @@ from nldiff.training.baseline import (
 from nldiff.training.data import Augmentation, Crops
 
 CPU = torch.device("cpu")
+CONFIGS = sorted((ROOT / "nldiff" / "configs" / "baselines").glob("*.yaml"))
 TINY = {"name": "demucs", "hidden": 6, "depth": 2, "lstm_layers": 1, "resample": 1, "residual": True}
 DISTORTIONS: list[dict[str, Any]] = [
     {"name": "hard_clip", "sdr": [0.1, 10]},
@@ -448,7 +449,7 @@ def test_command_line_mistakes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overrides: list[str], reason: str
 ) -> None:
     monkeypatch.delenv("NLDIFF_DATA", raising=False)
-    config_file = ROOT / "configs" / "baselines" / "demucs_hardclip.yaml"
+    config_file = ROOT / "nldiff" / "configs" / "baselines" / "demucs_hardclip.yaml"
     assert main(["train-baseline", "--config", str(config_file), "--quiet", *overrides]) != 0
     captured = capsys.readouterr()
     assert reason in captured.err
@@ -460,7 +461,7 @@ def test_the_command_explains_its_options(capsys: pytest.CaptureFixture[str]) ->
         main(["train-baseline", "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert out.startswith("usage: nldiff train-baseline") and "configs/baselines" in out
+    assert out.startswith("usage: nldiff train-baseline") and "demucs_hardclip" in out
 
 
 def test_the_command_prints_the_file(
@@ -476,7 +477,7 @@ def test_the_command_prints_the_file(
 # ------------------------------------------------------------ shipped configurations
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "baselines").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configurations(path: Path, guitar_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
     config = load_config(SupervisedConfig, path)
@@ -500,7 +501,7 @@ def test_configurations(path: Path, guitar_folder: Path, tmp_path: Path, monkeyp
 
 
 def test_every_network_has_its_configurations() -> None:
-    found = {path.stem for path in (ROOT / "configs" / "baselines").glob("*.yaml")}
+    found = {path.stem for path in CONFIGS}
     networks = ("demucs", "wave_unet", "umx", "crafx")
     tasks = ("overdrive", "hardclip_16k")
     assert found == {"demucs_hardclip", "demucs_softclip"} | {f"{n}_{t}" for n in networks for t in tasks}

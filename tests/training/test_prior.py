@@ -339,7 +339,7 @@ def test_command_line_mistakes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], overrides: list[str], reason: str
 ) -> None:
     monkeypatch.delenv("NLDIFF_DATA", raising=False)
-    config_file = ROOT / "configs" / "train" / "guitar_small.yaml"
+    config_file = ROOT / "nldiff" / "configs" / "train" / "guitar_small.yaml"
     assert main(["train", "--config", str(config_file), "--quiet", *overrides]) != 0
     captured = capsys.readouterr()
     assert reason in captured.err

@@ -1,0 +1,59 @@
+"""Signals that end a program: turned into an exception that cleans up, and held back while files are replaced."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: nothing but the exit code differs from Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def cleaned_up() -> Iterator[None]:
+    """Raise `Ended` on SIGTERM and SIGHUP inside the block, once: a second one would interrupt the cleaning up.
+
+    Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Ended(number)
+
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
+                earlier[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Hold back SIGINT, SIGTERM and SIGHUP until the end of the block. Does nothing outside the main thread."""
+    came: list[int] = []
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            handler = signal.getsignal(number)
+            if handler not in (None, signal.SIG_IGN):  # None: not set from Python, and could not be set back
+                earlier[number] = signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)

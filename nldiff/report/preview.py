@@ -1,0 +1,165 @@
+"""The preview of one restoration: a single page that shows and plays it in any browser, without a network."""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+from matplotlib.figure import Figure
+
+from nldiff import sound
+from nldiff.errors import NldiffError
+from nldiff.figures.plots import plot_spectrograms
+from nldiff.figures.waveforms import plot_waveforms
+from nldiff.metrics.loudness import loudness, normalise_loudness
+from nldiff.metrics.packages import import_package
+from nldiff.version import __version__
+from nldiff.writing import atomic_path
+
+LONGEST_SECONDS = 30.0
+_LUFS = -23.0
+_TOP_HZ = 8000.0
+_DPI = 100
+# Differences below this are rounding of the written files, dB relative to the recording.
+_NOTHING_DB = -100.0
+
+
+@dataclass(frozen=True)
+class Track:
+    """A player: its name, the address of its audio, None for silence, and a note."""
+
+    name: str
+    source: str | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture: its title, address, and what it shows, for those who do not see it."""
+
+    title: str
+    source: str
+    shows: str
+
+
+def check_preview() -> None:
+    """Validate up front that a page can be made.
+
+    Raises:
+        NldiffError: jinja2 is missing.
+    """
+    import_package("jinja2", "report")
+
+
+def build_preview(original: Path, restored: Path, curve_picture: Path, report: Mapping[str, Any], page: Path) -> None:
+    """Write a page with players, pictures and the verdict; audio, pictures and everything else are inside.
+
+    Original, restored signal and their difference are brought to one loudness (-23 LUFS, ITU-R BS.1770-4). The
+    difference is what of the restored signal, at the level at which it is nearest, is missing in the original, or
+    more in it. Of long recordings, the first 30 s are shown.
+
+    Args:
+        original: the recording, a file that libsndfile reads.
+        restored: the restored file, same rate, channels and length.
+        curve_picture: PNG file of the curve.
+        report: what `nldiff restore` reports.
+        page: HTML file, replaced completely or not at all.
+
+    Raises:
+        NldiffError: jinja2 is missing, a file cannot be read, or the page cannot be written.
+    """
+    jinja2 = import_package("jinja2", "report")
+    rate = sound.probe(original).sample_rate
+    shown = int(LONGEST_SECONDS * rate)
+    signals = {"original": sound.read(original, 0, shown)[0], "restored": sound.read(restored, 0, shown)[0]}
+    y, x = (signal.astype(np.float64) for signal in signals.values())
+    signals["difference"] = y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))
+    frames = report["frames"]
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nldiff.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    css, js = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
+    text = environment.get_template("preview.html").render(
+        title=report["input"], tracks=[_track(name, signal, y, rate) for name, signal in signals.items()],
+        pictures=_pictures(signals, rate, curve_picture), reasons=_reasons(report), finding=_finding(report),
+        warnings=(report["verdict"] or {}).get("warnings", ()), css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
+        excerpt=f"the first {LONGEST_SECONDS:.0f} s of {frames / rate:.0f} s" if frames > shown else "",
+        version=__version__,
+    )  # fmt: skip
+    with atomic_path(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _track(name: str, signal: np.ndarray, original: np.ndarray, rate: int) -> Track:
+    """Audio at the common loudness; the note says what had to be done to it."""
+    power, reference = (float(np.mean(np.square(s, dtype=np.float64))) for s in (signal, original))
+    if power <= reference * 10 ** (_NOTHING_DB / 10):
+        return Track(name, None, "nothing: both are the same")
+    try:
+        levelled = normalise_loudness(signal, rate, _LUFS)
+        note = "" if abs(loudness(levelled, rate) - _LUFS) < 0.1 else "quieter, for its peaks"
+    except NldiffError:  # too short, or too quiet, for a loudness
+        levelled, note = signal * (0.5 / np.max(np.abs(signal))), "peaks at half of full scale"
+    if name == "difference":
+        raised = 10 * np.log10(np.mean(np.square(levelled, dtype=np.float64)) / power)
+        note = f"{'raised' if raised > 0 else 'lowered'} by {abs(raised):.0f} dB" + (f"; {note}" if note else "")
+    data = io.BytesIO()
+    sf.write(data, np.clip(levelled, -1, 1).T, rate, format="FLAC", subtype="PCM_16")
+    return Track(name, _address("audio/flac", data.getvalue()), note)
+
+
+def _pictures(signals: Mapping[str, np.ndarray], rate: int, curve_picture: Path) -> list[Picture]:
+    first = {name: signal[0] for name, signal in signals.items()}
+    channel = " of the first channel" if len(signals["original"]) > 1 else ""
+    names = ", ".join(first)
+    return [
+        Picture("Transfer curve", _address("image/png", curve_picture.read_bytes()), "curve that was found"),
+        Picture("Waveforms", _address("image/png", _png(plot_waveforms(first, rate))), f"{names}{channel}"),
+        Picture(
+            "Spectrograms",
+            _address("image/png", _png(plot_spectrograms(first, rate, min(_TOP_HZ, rate / 2)))),
+            f"{names}{channel}, up to {min(_TOP_HZ, rate / 2) / 1000:g} kHz",
+        ),
+    ]
+
+
+def _finding(report: Mapping[str, Any]) -> str:
+    if report["verdict"]:
+        return str(report["verdict"]["finding"])
+    return f"told: {report['known']}" if report["known"] else f"not judged (method {report['method']})"
+
+
+def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What verdict and result rest on: words and values."""
+    reasons = []
+    if report["verdict"]:
+        judged = report["verdict"]["judgement"]
+        reasons = [
+            ("Odds that the restored signal is nearer to the clean one", f"{100 * judged['confidence']:.0f} %"),
+            ("More predictable than the recording, by", f"{judged['predictability_gain']:+.3f} nats"),
+            ("Sparser than the recording, by", f"{judged['spread_gain']:+.3f} nats"),
+            ("Samples of the recording on a plateau", f"{100 * judged['plateau']:.1f} %"),
+        ]
+    above = f"{report['restored_band_hz'] / 1000:g} kHz"
+    explained = "–" if report["explained_db"] is None else f"{report['explained_db']:.1f} dB"
+    return [
+        *reasons,
+        ("The curve, applied to the restored signal, explains the recording to", explained),
+        ("Restored up to", above),
+        ("Method, prior, seed", f"{report['method']}, {report['prior'] or 'none'}, {report['seed']}"),
+    ]
+
+
+def _address(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _png(figure: Figure) -> bytes:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=_DPI)
+    return data.getvalue()

@@ -1,0 +1,277 @@
+"""Folding curves found blindly: where the distribution of samples breaks off, and what is most predictable there.
+
+Signals that are folded back leave no plateau at the turning value, but the density of their samples drops there: below
+it lie the samples of two branches, above it those of none, or of one far away. Clipped ones have a plateau, and clean
+ones no drop. Every family of folding curves is then tried at that value on the loudest part of the recording; the value
+is found exactly by linear regression, since branches, once they are known, depend on it smoothly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from nldiff.operators import Distortion, Operator, TabulatedCurve
+from nldiff.restoration.branches import BranchSettings, select_branches
+from nldiff.restoration.evidence import EvidenceSettings, predictability
+from nldiff.restoration.piecewise import Candidates, PiecewiseCurve, piecewise
+from nldiff.restoration.prediction import Predictor, framewise
+
+# Width of the intervals in which samples are counted, as a fraction of the RMS; values are tried in steps of an eighth.
+_WIDTH = 0.04
+# Least turning value that is looked for, and how close to zero that of a rectifier is, as fractions of the RMS.
+_LEAST_VALUE, _ZERO = 0.4, 0.05
+# Least drop of the density, in standard deviations of the counts, and by how much it must drop.
+_LEAST_DROP, _DROP = 8.0, 2.0
+# Interval next to the drop against the one before: more is a plateau; a sine folder has 2.4.
+_PLATEAU = 3.2
+# Share of the samples near zero that are next to it in half a wave.
+_RESTING = 0.5
+# Seconds that families are compared on, searches after the first one there, and branches that tell survivors apart.
+_TRIAL_SECONDS, _TRIAL_SEARCHES, _TRIAL_MEMORY = 0.5, 2, 3
+# Largest clean sample, in multiples of the RMS of the recording.
+_LARGEST = 15.0
+# How far values may lie beyond a turning value, and how far off clean ones may be, while it is not exact.
+_TOLERANCE, _STRAYING = 0.01, 0.005
+# Slopes below this one count as this one.
+_LEAST_SLOPE = 1e-3
+# Rounds in which the parameter and the branches are found in turns, and relative step of the derivative.
+_ROUNDS, _STEP = 6, 1e-4
+# Largest change of a parameter in a round, relative.
+_LARGEST_CHANGE = 0.02
+# Errors of so many variances count half.
+_HALVING = 2.0
+# Least gain of predictability over the same curve without its folds, nats.
+_LEAST_GAIN = 0.1
+# Gains that differ by less are tied: the simpler family comes first.
+_TIED = 0.02
+# Predictability counts down to errors 60 dB below the signal.
+_QUIET = EvidenceSettings(noise_db=-60.0)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Where the density of samples breaks off.
+
+    Attributes:
+        value: of the samples.
+        deviations: of the drop, in standard deviations of the counts.
+    """
+
+    value: float
+    deviations: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """Folding curves with parameters.
+
+    Attributes:
+        operator: parameters to curve.
+        parameters: to start from.
+    """
+
+    operator: Callable[..., Operator]
+    parameters: tuple[float, ...]
+
+    @property
+    def curve(self) -> Operator:
+        """The curve with these parameters."""
+        return self.operator(*self.parameters)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a family makes of a stretch of a recording.
+
+    Attributes:
+        family: with the parameters that were used.
+        x: the clean signal, [time].
+        labels: branches of its samples, [time].
+        gain: how much more predictable it is than the recording, and than what the same curve gives without folds,
+            nats; the smaller of the two.
+    """
+
+    family: Family
+    x: np.ndarray
+    labels: np.ndarray
+    gain: float
+
+
+def find_folds(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Iterator[Operator]:
+    """Folding curves under which a recording would be much more predictable than it is, the best one first.
+
+    Args:
+        y: items [batch, time] of one curve, float64.
+        sample_rate: Hz.
+        settings: of the branch search.
+    """
+    families = _families(y)
+    if not families:
+        return
+    trial = _loudest(y, round(_TRIAL_SECONDS * sample_rate))
+    quick = replace(settings, rounds=_TRIAL_SEARCHES, memory=min(settings.memory, _TRIAL_MEMORY))
+    limit = _LARGEST * _rms(y)
+    fits = [_trial(family, trial, limit, sample_rate, quick) for family in families]
+    largest = max(fit.gain for fit in fits)
+    if largest >= _LEAST_GAIN:
+        best = next(fit for fit in fits if fit.gain >= largest - _TIED)
+        yield _refined(best, trial, limit, sample_rate, quick).family.curve
+
+
+def _families(y: np.ndarray) -> list[Family]:
+    """Families that have turning values where the density of samples drops."""
+    rms = _rms(y)
+    if rms == 0:
+        return []
+    samples = y.ravel()
+    if _rectified(samples, rms):
+        return [Family(lambda: Distortion("full_wave"), ())]
+    both = density_drop(np.abs(samples), rms)
+    top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
+    found = []
+    if both:
+        found = [
+            Family(lambda t: Distortion("wavefold", {"threshold": t}), (both.value,)),
+            Family(lambda t: Distortion("triangle_fold", {"threshold": t}), (both.value,)),
+            Family(lambda a: Distortion("sine_fold", {"amplitude": a}), (both.value,)),
+        ]
+    if top and bottom and abs(top.value - bottom.value) > 2 * _WIDTH * rms:
+        found.append(Family(partial(_folded_once, limit=_LARGEST * rms), (top.value, bottom.value)))
+    elif top and not bottom:
+        found.append(Family(partial(_folded_once, bottom=2 * _LARGEST * rms, limit=_LARGEST * rms), (top.value,)))
+    elif bottom and not top:
+        found.append(
+            Family(lambda t: _folded_once(2 * _LARGEST * rms, t, _LARGEST * rms), (bottom.value,)),
+        )
+    return found
+
+
+def density_drop(samples: np.ndarray, rms: float) -> Drop | None:
+    """Where the density of samples [n] drops most as they grow, if it does so without a plateau; None if nowhere.
+
+    Args:
+        samples: those that count; values below a fraction of the RMS are not looked at.
+        rms: of the recording.
+    """
+    width, ordered = _WIDTH * rms, np.sort(samples)
+    values = np.arange(_LEAST_VALUE * rms, ordered[-1] + width, width / 8)
+    if not len(values):
+        return None
+    before, inside, outside = (
+        np.diff(np.searchsorted(ordered, [values + shift, values + shift + width]), axis=0)[0]
+        for shift in (-2 * width, -width, 0.0)
+    )
+    drop = (inside - outside) / np.sqrt(inside + outside + 1.0)
+    drop[np.minimum(before, inside) < _DROP * outside] = 0
+    best = int(np.argmax(drop))
+    plateau = inside[best] > _PLATEAU * before[best]
+    return None if drop[best] < _LEAST_DROP or plateau else Drop(float(values[best]), float(drop[best]))
+
+
+def _rectified(samples: np.ndarray, rms: float) -> bool:
+    """Whether samples end at zero from above, but do not rest there, as half a wave does."""
+    near, nearer = (float(np.mean(np.abs(samples) < share * rms)) for share in (_WIDTH, _WIDTH / 8))
+    return float(np.mean(samples < -_ZERO * rms)) == 0 and nearer < _RESTING * near
+
+
+def _folded_once(top: float, bottom: float, limit: float) -> Operator:
+    """`x` between `-bottom` and `top`, and reflected there; as a table for inputs up to the limit."""
+    inputs = torch.tensor([-max(limit, 2 * bottom), -bottom, top, max(limit, 2 * top)], dtype=torch.float64)
+    outputs = torch.stack([-2 * bottom - inputs[0], inputs[1], inputs[2], 2 * top - inputs[3]])
+    return TabulatedCurve(inputs, outputs)
+
+
+def _loudest(y: np.ndarray, length: int) -> np.ndarray:
+    """The stretch [length] of all items [batch, time] with most energy; all of shorter ones."""
+    if y.shape[1] <= length:
+        return y[int(np.argmax(np.sum(y**2, axis=1)))]
+    energy = np.pad(np.cumsum(y**2, axis=1), ((0, 0), (1, 0)))
+    item, start = np.unravel_index(np.argmax(energy[:, length:] - energy[:, :-length]), (len(y), y.shape[1]))
+    return y[item, start : start + length]
+
+
+def _trial(family: Family, y: np.ndarray, limit: float, sample_rate: int, settings: BranchSettings) -> Fit:
+    """Search branches under the parameters that a family starts from, which are right to a fraction of the width."""
+    offered = piecewise(family.curve, limit).candidates(y, _TOLERANCE * _rms(y))
+    noise = (_STRAYING * _rms(y)) ** 2
+    x, labels = select_branches(y, offered, noise, sample_rate, settings)
+    return _fit(family, y, x, labels, limit, sample_rate)
+
+
+def _refined(fit: Fit, y: np.ndarray, limit: float, sample_rate: int, settings: BranchSettings) -> Fit:
+    """Find the parameters of a family exactly: parameters for branches, branches for parameters, in turns.
+
+    Args:
+        fit: of the family.
+        y: what was observed, [time].
+        limit: largest magnitude of clean samples.
+        sample_rate: Hz.
+        settings: of the search.
+    """
+    frame, once = round(settings.frame_seconds * sample_rate), replace(settings, rounds=0)
+    family, x, labels = fit.family, fit.x, fit.labels
+    parameters = np.array(family.parameters)
+
+    def candidates(values: np.ndarray) -> Candidates:
+        return piecewise(family.operator(*values), limit).candidates(y, _TOLERANCE * _rms(y))
+
+    for _ in range(_ROUNDS if len(parameters) else 0):
+        predictor = framewise(x, settings.order, frame)
+        rows = []
+        for step in np.diag(_STEP * parameters):
+            higher, lower = (_chosen(candidates(parameters + sign * step).low, labels) for sign in (1, -1))
+            rows.append(np.nan_to_num(higher - lower) / (2 * step.sum()))
+        change = _improvement(x, np.stack(rows), predictor)
+        parameters = parameters + change.clip(-_LARGEST_CHANGE * parameters, _LARGEST_CHANGE * parameters)
+        noise = float(np.quantile(predictor.variances, settings.noise_quantile))
+        x, labels = select_branches(y, candidates(parameters), noise, sample_rate, once, predictor)
+    return _fit(replace(family, parameters=tuple(map(float, parameters))), y, x, labels, limit, sample_rate)
+
+
+def _improvement(x: np.ndarray, derivatives: np.ndarray, predictor: Predictor) -> np.ndarray:
+    """Change of the parameters after which the errors of prediction are least, to first order.
+
+    Args:
+        x: clean values under the parameters, [time].
+        derivatives: of the clean values with respect to every parameter, [parameters, time].
+        predictor: of the clean signal.
+    """
+    errors, changes = predictor.errors(x), np.stack([predictor.errors(row) for row in derivatives])
+    variances = predictor.variances[predictor.frames]
+    weighted = changes / (variances + errors**2 / _HALVING)
+    products = weighted @ changes.T + np.finfo(float).tiny * np.eye(len(derivatives))
+    return -np.linalg.solve(products, weighted @ errors)
+
+
+def _fit(family: Family, y: np.ndarray, x: np.ndarray, labels: np.ndarray, limit: float, sample_rate: int) -> Fit:
+    """Judge branches [time] by how predictable they make the signal `x`, observed as `y`."""
+    curve = piecewise(family.curve, limit)
+    middle = int(np.searchsorted(curve.turning_points, 0.0, side="right"))
+    plain = PiecewiseCurve(curve.inputs[[middle]], curve.outputs[[middle]]).candidates(y)
+    slope = _chosen(curve.candidates(y, _TOLERANCE * _rms(y)).slope, labels)
+    others = (
+        _evidence(y, y, np.ones_like(y), sample_rate),
+        _evidence(plain.low[:, 0], y, plain.slope[:, 0], sample_rate),
+    )
+    return Fit(family, x, labels, min(others) - _evidence(x, y, slope, sample_rate))
+
+
+def _evidence(x: np.ndarray, y: np.ndarray, slope: np.ndarray, sample_rate: int) -> float:
+    """Full form of J of a signal [time] that is observed as `y`."""
+    tensors = (torch.from_numpy(np.ascontiguousarray(signal))[None] for signal in (x, y, slope.clip(min=_LEAST_SLOPE)))
+    signal, observed, slopes = tensors
+    return predictability(signal, sample_rate, observed, slope=slopes, settings=_QUIET)
+
+
+def _chosen(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Those of the branches `labels` [time] among `values` [time, branches]."""
+    return np.take_along_axis(values, labels[:, None].astype(np.int64), axis=1)[:, 0]
+
+
+def _rms(y: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(y**2)))

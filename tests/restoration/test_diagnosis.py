@@ -1,0 +1,53 @@
+"""What the cheap hypotheses say of a recording."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import TINY_RATE, load_tiny_prior, plucked, save_tiny_prior
+
+from nldiff import sound
+from nldiff.cli import main
+from nldiff.restoration.diagnosis import diagnose
+from nldiff.restoration.settings import RestoreConfig
+from nldiff.sound.recording import Recording
+
+SETTINGS = {"settings": {"refinement": {"iterations": 60, "windows": [256, 512, 1024]}}}
+
+
+def test_channels_are_told_apart(tmp_path: Path) -> None:
+    x = plucked(2.5, TINY_RATE)
+    y = np.stack([x.clip(-0.12, 0.12) + np.float32(0.2), x, np.zeros_like(x)])
+    prior = load_tiny_prior(tmp_path, **SETTINGS)
+    clipped, clean, silent = diagnose(Recording.from_array(y, TINY_RATE), [prior], RestoreConfig(device="cpu"))
+    assert clipped.verdict
+    assert clipped.verdict.finding == "distorted"
+    assert clipped.part.offset == pytest.approx(0.2, abs=0.02)
+    assert clipped.curve[-1, 1] == pytest.approx(0.32, abs=0.01)
+    assert clipped.text.startswith("clipped, confidence 99%")
+    assert clean.verdict
+    assert clean.verdict.finding == "nothing happened"
+    assert clean.text == "no distortion found"
+    assert silent.verdict is None
+    assert silent.values()["finding"] == "silent"
+
+
+def test_the_command_prints_text_or_json_and_goes_on_after_a_bad_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_tiny_prior(tmp_path / "tiny.safetensors", **SETTINGS)
+    bad, good = tmp_path / "a.wav", tmp_path / "b.wav"
+    bad.write_bytes(b"RIFF")
+    sound.write_wav(good, plucked(2.5, TINY_RATE)[None].clip(-0.12, 0.12), TINY_RATE)
+    arguments = ["diagnose", str(bad), str(good), "--prior", str(model), "device=cpu"]
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert out.splitlines()[0] == str(good)
+    assert out.splitlines()[1].startswith("  clipped, confidence ")
+    assert main([*arguments, "--json"]) == 1
+    (part,) = json.loads(capsys.readouterr().out)["parts"]
+    assert part["finding"] == "distorted"
+    assert part["exact"] + part["interval"] + part["unknown"] == pytest.approx(1)

@@ -1,0 +1,221 @@
+"""Writing: kills between any two file operations, scratch folders of the dead, sets, signals, full disks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kills import killed
+
+from nldiff import interrupts, writing
+from nldiff.errors import NldiffError
+from nldiff.writing import atomic_path, replace_folder, replace_together, scratch_folder
+
+ROOT = Path(__file__).parents[1]
+WAITING = """
+import sys, time
+from pathlib import Path
+from nldiff.writing import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as scratch:
+    (scratch / "half").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another program that has a scratch folder in tmp_path/out."""
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+def test_scratch_folders_of_the_dead_are_swept_and_those_of_the_living_are_not(
+    tmp_path: Path, waiting: subprocess.Popen[str]
+) -> None:
+    out = tmp_path / "out"
+    (theirs,) = hidden(out)
+    with scratch_folder(out), atomic_path(out / "a.txt") as temporary:
+        temporary.write_text("a")
+        assert theirs in hidden(out)
+    assert hidden(out) == [theirs]
+    waiting.kill()
+    waiting.wait()
+    assert hidden(out) == [theirs]
+    with atomic_path(out / "b.txt") as temporary:
+        temporary.write_text("b")
+    assert sorted(os.listdir(out)) == ["a.txt", "b.txt"]
+
+
+def test_what_only_looks_like_a_scratch_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / ".nldiff-file").touch()
+    (tmp_path / "target").mkdir()
+    (tmp_path / ".nldiff-link").symlink_to(tmp_path / "target")
+    with scratch_folder(tmp_path):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".nldiff-file", ".nldiff-link", "target"]
+
+
+def test_a_scratch_folder_that_is_swept_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, made = writing._locked, []
+
+    def swept_first(folder: Path, wait: bool) -> int | None:
+        lock = real(folder, wait)
+        made.append(folder)
+        if len(made) == 1:
+            shutil.rmtree(folder)
+        return lock
+
+    monkeypatch.setattr(writing, "_locked", swept_first)
+    with scratch_folder(tmp_path) as scratch:
+        assert scratch.is_dir()
+        assert len(made) == 2
+
+
+def test_files_and_folder_are_on_the_disk_before_and_after_the_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    real = os.fsync
+
+    def noted(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        done.append((name, (tmp_path / "b.json").exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with scratch_folder(tmp_path) as scratch:
+        for name in ("a.wav", "b.json"):
+            (scratch / name).write_text("new")
+        replace_together([scratch / "a.wav", scratch / "b.json"], tmp_path)
+    assert done[:2] == [("a.wav", False), ("b.json", False)]
+    assert done[-1] == (tmp_path.name, True)
+
+
+def write_set(folder: Path, version: str) -> None:
+    with scratch_folder(folder) as scratch:
+        for name in ("audio", "curve", "report"):
+            (scratch / name).write_text(version)
+        replace_together([scratch / name for name in ("audio", "curve", "report")], folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_report_never_stands_beside_another_version(tmp_path: Path) -> None:
+    write_set(tmp_path, "old")
+    number, seen = 0, set()
+    while killed(lambda: write_set(tmp_path, "new"), number):
+        contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+        if "report" in contents:
+            assert set(contents.values()) in ({"old"}, {"new"}), number
+        seen.add(tuple(sorted(contents.items())))
+        write_set(tmp_path, "old")
+        assert hidden(tmp_path) == []
+        number += 1
+    assert number >= 12
+    assert len(seen) >= 4  # old, without a report, half, new
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_an_atomic_file_is_the_old_or_the_new_one_wherever_the_program_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+
+    def write(text: str) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+
+    write("old")
+    number, seen = 0, set()
+    while killed(lambda: write("new"), number):
+        seen.add(path.read_text())
+        write("old")
+        assert hidden(tmp_path) == []
+        number += 1
+    assert number >= 6
+    assert seen == {"old", "new"}
+
+
+def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
+    (tmp_path / "page" / "old").mkdir(parents=True)
+    with scratch_folder(tmp_path) as scratch:
+        (scratch / "page").mkdir()
+        (scratch / "page" / "new").touch()
+        replace_folder(scratch / "page", tmp_path / "page")
+    assert os.listdir(tmp_path / "page") == ["new"]
+    assert os.listdir(tmp_path) == ["page"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_wait_for_the_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    real = Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        signal.raise_signal(number)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught, interrupts.cleaned_up():
+        write_set(tmp_path, "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("audio", "curve", "report"), "new"
+    )
+    if number != signal.SIGINT:
+        assert isinstance(caught.value, interrupts.Ended)
+        assert caught.value.number == number
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts.cleaned_up(), interrupts.held():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, earlier)
+
+
+def test_other_threads_are_let_be() -> None:
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with interrupts.cleaned_up(), interrupts.held():
+                pass
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGHUP, -1)])
+def test_without_the_command_line_signals_do_what_they_did(
+    waiting: subprocess.Popen[str], number: signal.Signals, code: int
+) -> None:
+    waiting.send_signal(number)
+    assert waiting.wait(10) == code
+
+
+def test_a_full_disk_is_named_with_its_space(tmp_path: Path) -> None:
+    with pytest.raises(NldiffError, match=rf"folder {tmp_path}: No space left .*\(disk /.*, \d+ MB free\)$"):  # noqa: SIM117
+        with scratch_folder(tmp_path):
+            raise OSError(28, "No space left on device", str(tmp_path / "x"))
+    assert os.listdir(tmp_path) == []
