@@ -13,14 +13,26 @@ from nldiff.networks.refinement import RefinementNetwork, make_refinement_networ
 from nldiff.priors import Prior
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.sparse import RefinementSettings
-from nldiff.weight_files import FileKind
+from nldiff.weight_files import Field, FileKind, number_field
 
 SHIPPED: tuple[str, ...] = ()
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 _FILES = FileKind(
     "refinement network",
     "restoration/weights",
     SHIPPED,
-    frozenset({"network", "sample_rate", "windows"}),
+    {
+        "sample_rate": number_field(1000, 1_000_000, whole=True),
+        "windows": Field(
+            "lengths of windows", lambda windows: isinstance(windows, list) and all(map(_is_length, windows))
+        ),
+    },
+    {},
     make_refinement_network,
 )
 

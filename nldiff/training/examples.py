@@ -135,7 +135,11 @@ class Examples(Dataset[Tensor]):
         for attempt in range(_ATTEMPTS):
             random = np.random.default_rng([self.crops.seed, number, attempt, 5])
             clean = self.crops[number, attempt, self.length]
-            example = compute_example(clean, self.draw(random, clean), self.errors, self.settings, random)
+            try:
+                operator = self.draw(random, clean)
+            except NldiffError:  # an input SDR that cannot be reached with this crop
+                continue
+            example = compute_example(clean, operator, self.errors, self.settings, random)
             if example is not None:
                 return example
         raise NldiffError(f"{_ATTEMPTS} random distortions of crop {number} of {self.crops.folder} left nothing of it")
