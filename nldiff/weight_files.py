@@ -124,7 +124,7 @@ class FileKind(Generic[Network]):
         missing = self.required.keys() | {"network"}
         if not isinstance(config, dict) or (missing := missing - config.keys()):
             raise NldiffError(f"{self.noun} {path} is damaged: its configuration lacks {', '.join(sorted(missing))}")
-        for name, entry in (self.optional | self.required).items():
+        for name, entry in {**self.optional, **self.required}.items():
             if name in config and not entry.fits(config[name]):
                 given = f"{name}={str(config[name])[:50]}"
                 raise NldiffError(f"{self.noun} {path} is damaged: {given}: {entry.expected} expected")

@@ -1,4 +1,4 @@
-"""Damaged inputs of every kind, from seeds: each must be used or refused in one line, within five seconds.
+"""Damaged inputs of every kind, from seeds: each must be used or refused in one line, within five CPU seconds.
 
 `make fuzz MINUTES=10` runs it; `tests/test_fuzz.py` a short part of it. A finding is repeated by its kind and seed:
 `python tests/fuzz.py --kinds audio --first 1234 --count 1`.
@@ -38,19 +38,20 @@ from nldiff.restoration.settings import RestoreConfig, Settings, check_config, r
 from nldiff.sound.recording import Recording
 from nldiff.training.run_files import Logs, State
 
-LIMIT = 5.0  # seconds
+LIMIT, PATIENCE = 5.0, 60.0  # seconds of the processor, and of the clock, on which others may work as well
 _CONTAINERS = (
     ("wav", "PCM_16"), ("wav", "FLOAT"), ("flac", "PCM_16"), ("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III"),
     ("aiff", "PCM_24"), ("au", "PCM_16"), ("w64", "PCM_16"), ("rf64", "FLOAT"), ("caf", "PCM_16"), ("opus", "OPUS"),
 )  # fmt: skip
 _VALUES = (
-    "", "null", "{}", "[]", "{a: 3}", "[1, x]", "-1", "0", "1e400", "nan", "1000000000000", "true", "x" * 300, "!!python/x",
+    "", "null", "{}", "[]", "{a: 3}", "[1, x]", "-1", "0", "1e400", "nan", "1000000000000", "true", "x" * 300,
+    "!!python/x",
     "[[[[1]]]]", "${a}", "${oc.env:NOTHING}", "'", "\"", "\\n", "\0", "1.5", "auto", "[0.5]", "{1: {2: {3: 4}}}",
 )  # fmt: skip
 
 
 class Hang(BaseException):
-    """An input took longer than `LIMIT`."""
+    """An input took longer than `LIMIT` or `PATIENCE`."""
 
 
 class Inputs:
@@ -68,7 +69,11 @@ class Inputs:
             sf.write(buffer, stereo, 48000, format="OGG" if suffix == "opus" else suffix.upper(), subtype=subtype)
             self.audio_files.append((suffix, buffer.getvalue()))
         prior, baseline = save_tiny_prior(folder / "p.safetensors"), save_tiny_baseline(folder / "b.safetensors")
-        self.weight_files = [(load_prior, prior.read_bytes()), (load_baseline, baseline.read_bytes())]
+        files: list[tuple[Callable[[Path], Any], bytes]] = [
+            (load_prior, prior.read_bytes()),
+            (load_baseline, baseline.read_bytes()),
+        ]
+        self.weight_files = files
         self.prior = load_tiny_prior(folder)
         clips = {"a": plucked(0.4, TINY_RATE).astype(float)}
         self.run = write_run(folder / "run", clips, settings=[("hard_clip", "hard_clip:sdr=3", "3", "input SDR")])
@@ -172,8 +177,10 @@ def attempt(use: Callable[[int], None], seed: int) -> str:
     def stop(*_: object) -> None:
         raise Hang
 
-    earlier = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    timers = {signal.SIGALRM: (signal.ITIMER_REAL, PATIENCE), signal.SIGPROF: (signal.ITIMER_PROF, LIMIT)}
+    earlier = {number: signal.signal(number, stop) for number in timers}
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds)
     try:
         use(seed)
     except NldiffError as error:
@@ -183,8 +190,9 @@ def attempt(use: Callable[[int], None], seed: int) -> str:
     except Exception:
         return traceback.format_exc()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, earlier)
+        for number, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(number, earlier[number])
     return "used"
 
 
@@ -205,7 +213,7 @@ def main() -> int:
                 counts[kind, outcome if outcome in ("used", "refused", "hang") else "traceback"] += 1
                 if outcome not in ("used", "refused"):
                     found += 1
-                    print(f"{kind}, seed {seed}: {outcome}")
+                    print(f"{kind}, seed {seed}: {outcome}", flush=True)
             seed += 1
     for kind in options.kinds:
         print(kind, {outcome: count for (name, outcome), count in sorted(counts.items()) if name == kind})

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.scandir", "fcntl.flock"}
 
 
-def killed(operation: Callable[[], None], number: int) -> bool:
+def killed(operation: Callable[[], object], number: int) -> bool:
     """Run in a child that is killed before its file operation `number`; returns whether it was."""
     child = os.fork()
     if child == 0:

@@ -17,6 +17,7 @@ LAYERS = {
     "reading": "errors",
     "writing": "errors interrupts",
     "devices": "errors",
+    "cores": "",
     "config": "errors reading",
     "sound": "errors reading writing",
     "transforms": "errors",
@@ -29,8 +30,8 @@ LAYERS = {
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors reading writing sound transforms metrics",
     "curves": "errors version writing sound operators figures",
-    "restoration": "errors version reading writing devices sound transforms networks.refinement weight_files priors "
-    "operators metrics sampling baselines figures curves",
+    "restoration": "errors version reading writing devices cores sound transforms networks.refinement weight_files "
+    "priors operators metrics sampling baselines figures curves",
     "training": "errors version writing devices sound transforms networks priors operators metrics baselines "
     "restoration.increasing restoration.learned restoration.sparse",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",

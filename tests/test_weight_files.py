@@ -94,7 +94,7 @@ NONSENSE: list[Any] = [None, "x", [], {}, -1, 0, float("nan"), float("inf"), 1e3
 FIELDS = [("prior", field) for field in ("network", "sample_rate", "sigma_data", "sigma_min", "settings", "sampler")]
 FIELDS += [("baseline", field) for field in ("network", "sample_rate", "level", "task", "input_level")]
 # These are good values.
-GOOD = {"settings": [{}], "sampler": [{}], "level": [0], "task": [[]], "input_level": [None]}
+GOOD: dict[str, list[Any]] = {"settings": [{}], "sampler": [{}], "level": [0], "task": [[]], "input_level": [None]}
 
 
 @pytest.mark.parametrize(("kind", "field"), FIELDS)

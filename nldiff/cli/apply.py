@@ -20,6 +20,7 @@ from nldiff.cli.destinations import (
     scratch_files,
     send,
 )
+from nldiff.cli.terminal import complain
 from nldiff.curves import Curve
 from nldiff.curves.antialiasing import ANTIALIASING, FACTOR, distorted_pieces
 from nldiff.errors import NldiffError
@@ -68,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
             try:
                 _apply_one(curve, source, result, options, form)
             except NldiffError as error:
-                message = str(error).replace(str(source.path), source.shown)
-                print(f"error: {message if source.shown in message else f'{source.shown}: {message}'}", file=sys.stderr)
+                source.complain(error)
                 failed = 1
         return failed
 
@@ -102,16 +102,11 @@ def _apply_one(
             sound.append_chunks(temporary, metadata.chunks)
     share, samples = beyond / (info.frames * info.channels), info.frames * info.channels
     if share > _WORTH_A_WARNING:
-        print(
-            f"warning: {source.shown}: {100 * share:.2g} % of the samples are beyond the curve, where it is flat: "
-            "--gain lowers them",
-            file=sys.stderr,
-        )
+        lost = f"{100 * share:.2g} % of the samples are beyond the curve, where it is flat: --gain lowers them"
+        complain("warning", f"{source.shown}: {lost}")
     if writer.clipped:
-        print(
-            f"warning: {source.shown}: {writer.clipped} of {samples} samples were beyond full scale and are clipped",
-            file=sys.stderr,
-        )
+        clipped = f"{writer.clipped} of {samples} samples were beyond full scale and are clipped"
+        complain("warning", f"{source.shown}: {clipped}")
     if not options.quiet:
         text = f"{source.shown} -> {result}\n  input peak {peak:.3f}; the curve reaches {curve.inputs[-1]:.3f}"
         print(text, file=sys.stderr if options.output == PIPE else sys.stdout)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nldiff import sound
+from nldiff.cli.terminal import complain
 from nldiff.errors import NldiffError
 
 PIPE = "-"
@@ -26,6 +27,11 @@ class Source:
     path: Path
     relative: Path
     shown: str
+
+    def complain(self, error: Exception) -> None:
+        """Print what is wrong with it, under the name that the user knows."""
+        message = str(error).replace(str(self.path), self.shown)
+        complain("error", message if self.shown in message else f"{self.shown}: {message}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from nldiff import sound
-from nldiff.cli.summary import channel_names
 from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -13,6 +12,7 @@ from nldiff.errors import NldiffError
 from nldiff.priors import SHIPPED
 from nldiff.priors.choice import load_candidates
 from nldiff.restoration.diagnosis import Diagnosis, diagnose
+from nldiff.restoration.parts import channel_names
 from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
 from nldiff.writing import json_values
@@ -54,8 +54,7 @@ def _json(path: Path, found: list[Diagnosis]) -> str:
 def _text(path: Path, found: list[Diagnosis]) -> str:
     lines = [one_line(str(path))]
     for each in found:
-        values = each.values()
-        where = f"{channel_names(values)}: " if len(found) > 1 else ""
+        where = f"{channel_names(each.part.channels)}: " if len(found) > 1 else ""
         lines.append(f"  {where}{each.text}")
         if len(each.curve):
             lines.append("  curve (clean -> observed): " + "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in each.curve))

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from nldiff import sound
+from nldiff.cli.bars import restoration_bar, show_progress
 from nldiff.cli.destinations import (
     PIPE,
     Destination,
@@ -25,7 +23,8 @@ from nldiff.cli.destinations import (
     scratch_files,
     send,
 )
-from nldiff.cli.summary import channel_names, summary
+from nldiff.cli.jobs import run_in_processes
+from nldiff.cli.summary import summary
 from nldiff.cli.terminal import complain, one_line
 from nldiff.config import load_config
 from nldiff.devices import choose_device
@@ -37,7 +36,7 @@ from nldiff.report.preview import build_preview, check_preview
 from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
-from nldiff.restoration.settings import LEVELS, RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.settings import LEVELS, QUALITIES, RestoreConfig, check_config, resolve_settings
 from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
 from nldiff.writing import scratch_folder
@@ -61,8 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: suited to INPUT)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
     add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
+    add("--quality", choices=QUALITIES, help="how much work is spent (default: normal)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
+    add("--jobs", type=int, default=1, metavar="N", help="inputs to restore at once, one thread each (default: 1)")
     add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
     add(
         "--level",
@@ -81,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
     add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
+    parser.set_defaults(bar=True, only=None)
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
 
@@ -94,6 +96,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     known = told_operator(options.known) if options.known else None
     distort = parse_operator(options.distort) if options.distort else None
     overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
+    if options.jobs < 1:
+        raise NldiffError(f"--jobs {options.jobs}: at least 1 expected")
     if options.samples < 1:
         raise NldiffError(f"--samples {options.samples}: at least 1 expected")
     method = _method(options, known)
@@ -106,6 +110,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     if not sources:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     runs = _runs(sources, plan_destinations(sources, options.output, scratch), options, audio_format)
+    if options.only is not None:
+        runs = [one for one in runs if one.source is sources[options.only]]
     if not runs:
         return 0
     device = choose_device(config.device)
@@ -118,13 +124,14 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
         restore_file, prior=priors, known=known, distort=distort, method=method, weights=options.weights,
         audio_format=audio_format, strict=options.strict,
     )  # fmt: skip
+    if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
+        return run_in_processes(run, options, [{"only": number} for number in range(len(sources))])
     failed = 0
     for one in runs:
         try:
             _restore_one(one, options, replace(config, seed=config.seed + one.number), restore)
         except NldiffError as error:
-            message, shown = str(error).replace(str(one.source.path), one.source.shown), one.source.shown
-            complain("error", message if shown in message else f"{shown}: {message}")
+            one.source.complain(error)
             failed = 1
     return failed
 
@@ -174,7 +181,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
     if options.known and name == "blind":
         name = "informed"
     method = find_method(name, options.weights)
-    for option in ("prior", "waveshaper", "steps"):
+    for option in ("prior", "waveshaper", "quality", "steps"):
         if getattr(options, option) is not None and not method.uses_prior:
             raise NldiffError(f"--{option} {getattr(options, option)}: --method {name} does not use it")
     if options.samples > 1 and not method.random:
@@ -185,7 +192,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
 
 def _with_flags(config: RestoreConfig, options: argparse.Namespace) -> RestoreConfig:
     """Change the settings that have an option of their own; the option wins."""
-    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "seed", "device", "level")}
+    given = {key: getattr(options, key) for key in ("prior", "waveshaper", "quality", "seed", "device", "level")}
     if options.steps is not None:
         given["sampler"] = {**config.sampler, "steps": options.steps}
     if options.force:
@@ -198,19 +205,16 @@ def _restore_one(
 ) -> None:
     """Restore one sample of one input, with a progress bar and a summary."""
     to = one.destination
-    # The delay keeps the bar back until sampling has begun: a file that is refused gets one line.
-    with tqdm(
-        desc=one_line(to.stem), unit="step", delay=1e-6, mininterval=0, disable=options.quiet, dynamic_ncols=True
-    ) as bar:
-
-        def on_step(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with restoration_bar(one_line(to.stem), options.quiet or not options.bar) as bar:
         outputs = restore(
-            one.source.path, to.folder, config=config, stem=to.stem, audio_name=to.audio_name, on_step=on_step
+            one.source.path,
+            to.folder,
+            config=config,
+            stem=to.stem,
+            audio_name=to.audio_name,
+            on_step=partial(show_progress, bar),
         )
-    for warning in _warnings(outputs.report):
+    for warning in outputs.report["warnings"]:
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
@@ -221,14 +225,3 @@ def _restore_one(
         print(summary(one.source.path, outputs), file=sys.stderr if piped else sys.stdout)
     if piped:
         send(outputs.audio)
-
-
-def _warnings(report: dict[str, Any]) -> list[str]:
-    """What a user should know of a restoration, a line each."""
-    parts, found = report["parts"], list(report["warnings"])
-    for part in parts:
-        where = f"{channel_names(part)}: " if len(parts) > 1 else ""
-        found += [f"{where}{warning}" for warning in (part["verdict"] or {}).get("warnings", ())]
-    if clipped := report["clipped_samples"]:
-        found.append(f"{clipped} samples were beyond full scale and are clipped")
-    return found

@@ -7,6 +7,7 @@ import numpy as np
 
 from nldiff.cli.terminal import one_line
 from nldiff.restoration.output import Outputs
+from nldiff.restoration.parts import channel_names
 
 
 def summary(path: Path, outputs: Outputs) -> str:
@@ -54,16 +55,10 @@ def summary(path: Path, outputs: Outputs) -> str:
     return "\n".join(lines)
 
 
-def channel_names(part: dict[str, Any]) -> str:
-    """The channels of a part of a report in words."""
-    numbers = [str(number) for number in part["channels"]]
-    return f"channel{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
-
-
 def _verdict(part: dict[str, Any], named: bool) -> list[str]:
     verdict = part["verdict"]
     if verdict is None:
         return []
     odds = ", ".join(f"{name} {value:+.1f}" for name, value in verdict["log_odds"].items())
-    where = f"{channel_names(part)}: " if named else ""
+    where = f"{channel_names([number - 1 for number in part['channels']])}: " if named else ""
     return [f"verdict: {where}{verdict['finding']} (log-odds against nothing happened: {odds})"]

@@ -111,8 +111,9 @@ class Curve:
         exact = self.exact
         function = None if exact is None else lambda x: exact(np.asarray(x) / factor)
         # upside down, the table is read from its end
-        inputs, *others = (column[:: -1 if factor < 0 else 1] for column in self._columns)
-        return Curve(inputs * factor, *others, exact=function)
+        direction = -1 if factor < 0 else 1
+        low, high = (None if band is None else band[::direction] for band in (self.low, self.high))
+        return Curve(self.inputs[::direction] * factor, self.outputs[::direction], low, high, function)
 
     def plot(self, samples: ArrayLike | None = None, title: str = "Estimated transfer curve") -> Figure:
         """Draw the table.

@@ -155,7 +155,7 @@ def _onnx(table: Table) -> bytes:
         "table": table.values,
         "next": np.int64(1),
     }
-    steps = [
+    steps: list[tuple[str, str, str, dict[str, Any]]] = [
         ("Cast", "samples", "x", {"to": onnx.TensorProto.DOUBLE}),
         ("Div", "x limit", "scaled", {}),
         ("Add", "scaled one", "shifted", {}),

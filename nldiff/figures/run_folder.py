@@ -202,4 +202,4 @@ def _number(path: Path, column: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise NldiffError(f"{path}: {column} {text!r} is not a number") from None
+        raise NldiffError(f"{path}: {column} {text[:50]!r} is not a number") from None

@@ -28,13 +28,14 @@ def plot_boxes(cells: Sequence[Cell], looks: Mapping[str, Look]) -> Figure:
         drawn = {name: values for name in looks if (values := _values(cells, metric, name))}
         places = {name: place for place, name in enumerate(drawn, 1)}
         many = [name for name, values in drawn.items() if len(values) >= _LEAST_OF_A_BOX]
-        sets, at = [drawn[name] for name in many], [places[name] for name in many]
-        boxes = axes.boxplot(sets, positions=at, widths=0.6, patch_artist=True, medianprops={"color": "black"})
-        for name, box in zip(many, boxes["boxes"], strict=True):
-            box.set(facecolor=_fill(name, looks), hatch=looks[name].hatch)
+        if many:
+            sets, at = [drawn[name] for name in many], [places[name] for name in many]
+            boxes = axes.boxplot(sets, positions=at, widths=0.6, patch_artist=True, medianprops={"color": "black"})
+            for name, box in zip(many, boxes["boxes"], strict=True):
+                box.set(facecolor=_fill(name, looks), hatch=looks[name].hatch)
         for name in drawn.keys() - set(many):
-            points, fill = [places[name]] * len(drawn[name]), {"facecolor": _fill(name, looks), "edgecolor": "black"}
-            axes.scatter(points, drawn[name], marker=looks[name].marker or "o", s=36, zorder=3, **fill)
+            points, fill, marker = [places[name]] * len(drawn[name]), _fill(name, looks), looks[name].marker or "o"
+            axes.scatter(points, drawn[name], marker=marker, s=36, zorder=3, facecolor=fill, edgecolor="black")
         axes.set_xlim(0.4, len(drawn) + 0.6)
         labels = [_with_failures(name, cells, looks) for name in drawn]
         axes.set_xticks(range(1, len(labels) + 1), labels, rotation=30, ha="right", rotation_mode="anchor")

@@ -8,5 +8,6 @@ from nldiff.operators.calibration import calibrate, estimate_input_rms, input_sd
 from nldiff.operators.known import DISTORTIONS, Distortion
 from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
 from nldiff.operators.recipes import Recipe, parse_operator
+from nldiff.operators.saved import load_operator, save_operator
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.waveshapers import WAVESHAPERS, Waveshaper, make_waveshaper

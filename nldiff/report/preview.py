@@ -77,7 +77,7 @@ def build_preview(original: Path, restored: Path, curve_picture: Path, report: M
     shown = int(LONGEST_SECONDS * rate)
     signals = {"original": sound.read(original, 0, shown)[0], "restored": sound.read(restored, 0, shown)[0]}
     y, x = (signal.astype(np.float64) for signal in signals.values())
-    signals["difference"] = y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))
+    signals["difference"] = (y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))).astype(np.float32)
     frames = report["frames"]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nldiff.report"), autoescape=True, undefined=jinja2.StrictUndefined,
@@ -87,7 +87,7 @@ def build_preview(original: Path, restored: Path, curve_picture: Path, report: M
     text = environment.get_template("preview.html").render(
         title=report["input"], tracks=[_track(name, signal, y, rate) for name, signal in signals.items()],
         pictures=_pictures(signals, rate, curve_picture), reasons=_reasons(report), finding=_finding(report),
-        warnings=(report["verdict"] or {}).get("warnings", ()), css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
+        warnings=report["warnings"], css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
         excerpt=f"the first {LONGEST_SECONDS:.0f} s of {frames / rate:.0f} s" if frames > shown else "",
         version=__version__,
     )  # fmt: skip
@@ -136,9 +136,11 @@ def _finding(report: Mapping[str, Any]) -> str:
 
 def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What verdict and result rest on: words and values."""
-    reasons = []
-    if report["verdict"]:
-        judged = report["verdict"]["judgement"]
+    reasons, verdict = [], report["verdict"]
+    if verdict and not verdict["judgement"]:
+        reasons = [("Signs of a distortion", "none")]
+    elif verdict:
+        judged = verdict["judgement"]
         reasons = [
             ("Odds that the restored signal is nearer to the clean one", f"{100 * judged['confidence']:.0f} %"),
             ("More predictable than the recording, by", f"{judged['predictability_gain']:+.3f} nats"),

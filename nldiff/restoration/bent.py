@@ -29,6 +29,7 @@ class BentSettings:
         order: of the linear prediction.
         frame_seconds: length of its frames.
         frames: loudest frames that are looked at, at most.
+        least_frames: fewer do not say what is bent.
         noise_db: white noise that the inverted signal is taken to have, dB relative to its power.
         smoothness: cost of a squared change of the logarithm of the slope from a coefficient to the next, nats.
     """
@@ -38,12 +39,13 @@ class BentSettings:
     order: int = 32
     frame_seconds: float = 0.04
     frames: int = 200
+    least_frames: int = 50
     noise_db: float = -80.0
     smoothness: float = 1e-3
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "bent", ("knots", "steps", "order", "frames"), least=1)
+        require(self, "bent", ("knots", "steps", "order", "frames", "least_frames"), least=1)
         require(self, "bent", ("frame_seconds",), above=0)
         require(self, "bent", ("noise_db",), below=0)
         require(self, "bent", ("smoothness",), least=0)
@@ -71,7 +73,7 @@ class _Spline:
         return (chosen * self.values).sum(-1), (chosen * self.slopes).sum(-1)
 
 
-def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: CurveSettings) -> IncreasingCurve:
+def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: CurveSettings) -> IncreasingCurve | None:
     """The curve whose inverse makes the observed samples most predictable.
 
     Args:
@@ -81,11 +83,13 @@ def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: Curve
         curve: of the table.
 
     Returns:
-        The curve for clean signals of the RMS of `y`.
+        The curve for clean signals of the RMS of `y`; None if that is too short.
     """
     samples = y.detach().cpu().double().numpy()
     length = max(2 * round(settings.frame_seconds * sample_rate / 2), 4 * (settings.order + 1))
     frames, weights = _loudest_frames(samples, length, settings.frames)
+    if len(frames) < settings.least_frames:
+        return None
     spline = _spline(frames, _knots(samples, settings.knots))
     greville = np.convolve(spline.knots, np.ones(_DEGREE) / _DEGREE, "valid")[1:-1]
     steps = torch.from_numpy(np.log(np.diff(greville))).requires_grad_()
@@ -102,7 +106,7 @@ def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: Curve
         total.backward()
         return total.detach()
 
-    optimiser.step(cost)  # type: ignore[no-untyped-call]
+    optimiser.step(cost)
     coefficients = np.concatenate([[0.0], np.exp(steps.detach().numpy()).cumsum()])
     inverse = BSpline(spline.knots, coefficients, _DEGREE)
     outputs = np.linspace(spline.knots[0], spline.knots[-1], curve.points)

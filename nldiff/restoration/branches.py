@@ -41,7 +41,7 @@ class BranchSettings:
         noise_deviations: how far noise carries observed values beyond a turning point, in standard deviations.
     """
 
-    order: int = 32
+    order: int = 20
     start_order: int = 8
     second_order: int = 16
     rounds: int = 5
@@ -160,7 +160,8 @@ def _searched(
         limits = settings.memory, settings.survivors, settings.beam
         return search(low, high, spread, predictor.filters, frames, weight, *limits)[::direction].copy()
 
-    with ThreadPoolExecutor(2) as pool:
+    # Two threads would both compile the function that neither finds compiled.
+    with ThreadPoolExecutor(2 if search.signatures else 1) as pool:
         both = list(pool.map(labels, (1, -1)))
     ahead[:order] = power
     spread = noise + ahead[:, None]

@@ -7,19 +7,24 @@ held fixed while the chunks are restored one after the other, so memory does not
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 
 import numpy as np
+import torch
 
 from nldiff import sound
+from nldiff.cores import side_by_side
 from nldiff.operators import Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Estimate, estimate_operator
 from nldiff.restoration.fit import Fit, Sampling
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.peeling import peel
+from nldiff.restoration.planning import plan_chunks, plan_estimate
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import check_config, resolve_settings
-from nldiff.restoration.strategies import Strategy, allowed_strategies, split_channels
+from nldiff.restoration.strategies import Strategy, split_channels
 from nldiff.restoration.workspace import Workspace, make_workspace
 from nldiff.sampling import Posterior, sample
 from nldiff.sound.chunks import joined
@@ -39,7 +44,7 @@ def diffusion(
     Args:
         job: the recording, its priors and settings.
         emit: gets consecutive restored blocks.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress.
         told: use the known operator of the job.
         waveshaper: family of the curve instead of that of the settings.
         sample: draws from the posterior.
@@ -47,21 +52,21 @@ def diffusion(
     started = time.monotonic()
     config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
     check_config(config)
+    progress = Progress(on_step)
     choice = choose_prior(job.recording, job.priors)
     recording, known = job.recording, job.known if told else None
     last: Operator = Identity()
     if known and resolve_settings(choice.prior, config).refines:
         recording, known, last = peel(recording, known)
-    work = make_workspace(recording, choice.prior, config, known, sample)
-    # Only the operator tells which strategy it allows; until then the first one that the settings allow is planned.
-    first = allowed_strategies(work.settings.refinement.name)[0]
-    progress = Progress(on_step, work.settings.sampler.steps + first.steps(work) * len(calls(work, first.ready(work))))
+    work = make_workspace(recording, choice.prior, config, known, sample, progress)
+    plan_estimate(work, len(calls(work, [])))
     estimate = estimate_operator(work, progress)
     strategy, posterior = estimate.strategy, estimate.posterior
-    sampled, ready = (work.settings.sampler.steps, strategy.ready(work)) if posterior else (0, [])
-    progress.plan(sampled + strategy.steps(work) * len(calls(work, ready)))
+    ready = strategy.ready(work) if posterior else []
+    plan_chunks(work, strategy, len(calls(work, ready)))
     for block in joined(restored_chunks(work, estimate, ready, progress), work.starts, job.recording.frames):
         emit(block)
+    progress.finish()
     own, used = job.recording.sample_rate, choice.prior.sample_rate
     return Fit(
         operator=strategy.operator
@@ -89,6 +94,11 @@ def calls(work: Workspace, ready: list[int]) -> list[list[int]]:
     return [chunks[i : i + per_call] for i in range(0, len(chunks), per_call)]
 
 
+def at_once(work: Workspace, strategy: Strategy) -> int:
+    """Number of calls of the strategy that are made side by side."""
+    return torch.get_num_threads() if strategy.side_by_side and work.device.type == "cpu" else 1
+
+
 def restored_chunks(work: Workspace, estimate: Estimate, ready: list[int], progress: Progress) -> Iterator[np.ndarray]:
     """The restored chunks [channels, length] at the recording's rate and the prior's level, in order.
 
@@ -104,9 +114,15 @@ def restored_chunks(work: Workspace, estimate: Estimate, ready: list[int], progr
     remaining = iter(calls(work, ready))
     for chunk in range(len(work.starts)):
         if chunk not in finished:
-            chunks = next(remaining)
-            y = work.observed([work.read(chunk) for chunk in chunks])
-            finished |= split_channels(strategy.restore(work, chunks, y, progress.advance), chunks, channels)
+            together = list(islice(remaining, at_once(work, strategy)))
+            # Files are read in one thread.
+            observed = [work.observed([work.read(chunk) for chunk in chunks]) for chunks in together]
+            pieces = [
+                partial(strategy.restore, work, chunks, y, partial(progress.advance, strategy.phase))
+                for chunks, y in zip(together, observed, strict=True)
+            ]
+            for chunks, restored in zip(together, side_by_side(pieces), strict=True):
+                finished |= split_channels(restored, chunks, channels)
         yield finished.pop(chunk) + _band_kept(work, strategy, estimate.polarity, chunk)
 
 

@@ -101,7 +101,8 @@ class Estimate:
 def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     """Estimate the operator on the loudest excerpts.
 
-    Cheap hypotheses are tried first, then sampling if they leave doubts. A known operator may need no sampling.
+    Cheap hypotheses are tried first, then sampling if they leave doubts: where they are hopeless and no samples are
+    piled up, nothing happened. A known operator may need no sampling.
 
     Raises:
         NldiffError: sampling diverged.
@@ -116,7 +117,9 @@ def estimate_operator(work: Workspace, progress: Progress) -> Estimate:
     if not work.settings.evidence.judge:
         return _sampled(work, y, _waveshaper(work), progress)[0]
     tried = judged_hypotheses(work, y)
-    if tried and tried[0].judgement.log_odds >= work.settings.evidence.certain:
+    best, settings = tried[0].judgement.log_odds if tried else -np.inf, work.settings.evidence
+    doubtful = settings.force or best > settings.hopeless or plateau_share(y, settings) > settings.largest_clean_plateau
+    if best >= settings.certain or not doubtful:
         strategy, verdict = _believed(work, y, tried)
         return Estimate(strategy, verdict, None, 1, _trace(work, []))
     estimate, x = _sampled(work, y, _waveshaper(work), progress)

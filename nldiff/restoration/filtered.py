@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from nldiff.operators import Chain, Operator, Rescaled
 from nldiff.restoration.evidence import Judgement
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.peeling import undone
 from nldiff.restoration.plateaus import find_filter
 from nldiff.restoration.strategies import SparseRefinement, allowed_strategies
@@ -39,10 +40,10 @@ class Peeled(Strategy):
         first = Rescaled(inner.operator, 1.0, work.gain / undone.gain)
         return cls(Chain([first, last]), undone, inner)
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Restore the chunks of the undone recording."""
         observed = self.work.observed([self.work.read(chunk) for chunk in chunks])
-        return self.inner.restore(self.work, chunks, observed, on_step)
+        return self.inner.restore(self.work, chunks, observed, on_share)
 
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Those of the inner strategy."""

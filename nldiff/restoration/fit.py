@@ -78,5 +78,7 @@ class Fit:
 def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     if verdict is None:
         return None
-    confidence = {"confidence": verdict.judgement.confidence} if verdict.judgement else {}
-    return dataclasses.asdict(verdict) | {"margin": verdict.margin, "warnings": verdict.warnings} | confidence
+    values = dataclasses.asdict(verdict) | {"margin": verdict.margin, "warnings": verdict.warnings}
+    if verdict.judgement:
+        values["judgement"]["confidence"] = verdict.judgement.confidence
+    return values

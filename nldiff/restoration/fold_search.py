@@ -23,14 +23,12 @@ from nldiff.restoration.prediction import Predictor, framewise
 
 # Width of the intervals in which samples are counted, as a fraction of the RMS; values are tried in steps of an eighth.
 _WIDTH = 0.04
-# Least turning value that is looked for, and how close to zero that of a rectifier is, as fractions of the RMS.
-_LEAST_VALUE, _ZERO = 0.4, 0.05
+# Least turning value that is looked for, as a fraction of the RMS.
+_LEAST_VALUE = 0.4
 # Least drop of the density, in standard deviations of the counts, and by how much it must drop.
 _LEAST_DROP, _DROP = 8.0, 2.0
 # Interval next to the drop against the one before: more is a plateau; a sine folder has 2.4.
 _PLATEAU = 3.2
-# Share of the samples near zero that are next to it in half a wave.
-_RESTING = 0.5
 # Seconds that families are compared on, searches after the first one there, and branches that tell survivors apart.
 _TRIAL_SECONDS, _TRIAL_SEARCHES, _TRIAL_MEMORY = 0.5, 2, 3
 # Largest clean sample, in multiples of the RMS of the recording.
@@ -129,8 +127,8 @@ def _families(y: np.ndarray) -> list[Family]:
     if rms == 0:
         return []
     samples = y.ravel()
-    if _rectified(samples, rms):
-        return [Family(lambda: Distortion("full_wave"), ())]
+    if np.median(np.diff(np.unique(samples))) > _WIDTH * rms / 8:  # quantised: there are no densities
+        return []
     both = density_drop(np.abs(samples), rms)
     top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
     found = []
@@ -171,12 +169,6 @@ def density_drop(samples: np.ndarray, rms: float) -> Drop | None:
     best = int(np.argmax(drop))
     plateau = inside[best] > _PLATEAU * before[best]
     return None if drop[best] < _LEAST_DROP or plateau else Drop(float(values[best]), float(drop[best]))
-
-
-def _rectified(samples: np.ndarray, rms: float) -> bool:
-    """Whether samples end at zero from above, but do not rest there, as half a wave does."""
-    near, nearer = (float(np.mean(np.abs(samples) < share * rms)) for share in (_WIDTH, _WIDTH / 8))
-    return float(np.mean(samples < -_ZERO * rms)) == 0 and nearer < _RESTING * near
 
 
 def _folded_once(top: float, bottom: float, limit: float) -> Operator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from nldiff.restoration.branches import invert
 from nldiff.restoration.evidence import Judgement, judge
 from nldiff.restoration.fold_search import find_folds
 from nldiff.restoration.increasing import known_increasing
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
@@ -39,11 +40,9 @@ class FoldInversion(Strategy):
             return None
         return cls(operator, piecewise(operator, limit))
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Invert channel by channel."""
-        x = self._inverted(work, y)
-        on_step()
-        return x
+        return self._inverted(work, y)
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the inverse of the loudest excerpt."""

@@ -17,6 +17,7 @@ from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.filtered import filtered
 from nldiff.restoration.folds import FoldInversion, folded
+from nldiff.restoration.overdriven import overdriven
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
 
@@ -47,7 +48,8 @@ def _clipped(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     if SparseRefinement in allowed_strategies(work.settings.refinement.name):
         curve = bent_curve(y, work.recording.sample_rate, work.settings.bent, work.settings.curve)
-        yield SparseRefinement.told(work, curve.table, curve, y)
+        if curve and SparseRefinement.promising(work, y, curve):
+            yield SparseRefinement.told(work, curve.table, curve, y)
 
 
 def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
@@ -58,19 +60,26 @@ def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
 HYPOTHESES: dict[str, Propose] = {
     "folded": _folded,
     "filtered": filtered,
+    "overdriven": overdriven,
     "clipped": _clipped,
     "bent": _bent,
 }
 """By name, in the order in which they are tried: those first that see at once that they are not meant."""
+MISTAKABLE = frozenset({"folded", "filtered"})
+"""Those that plateaus with noise or ripple may pass for: the others are tried as well."""
 
 
 def judged_hypotheses(work: Workspace, y: Tensor) -> list[Candidate]:
-    """Try the hypotheses in turn until the evidence leaves no doubt of one; the best first."""
+    """Try the hypotheses in turn until the evidence leaves no doubt of one that is not `MISTAKABLE`; the best first."""
+
+    def certain(candidate: Candidate) -> bool:
+        return candidate.hypothesis not in MISTAKABLE and candidate.judgement.log_odds >= work.settings.evidence.certain
+
     found: list[Candidate] = []
     for name, propose in HYPOTHESES.items():
         for strategy in propose(work, y):
             found.append(Candidate(name, strategy, strategy.judged(work, y)))
-        if any(candidate.judgement.log_odds >= work.settings.evidence.certain for candidate in found):
+        if any(map(certain, found)):
             break
     return by_evidence(found)
 

@@ -14,8 +14,11 @@ from nldiff.sound.recording import Recording
 Emit: TypeAlias = Callable[[np.ndarray], object]
 """Takes consecutive restored blocks [channels, n] float32, in order, at the method's own level."""
 
-OnStep: TypeAlias = Callable[[int, int], object] | None
-"""Called with (steps done, steps in all)."""
+OnStep: TypeAlias = Callable[[float, float, str], object] | None
+"""Called after every step with (seconds so far, expected seconds in all, what is being done)."""
+
+OnShare: TypeAlias = Callable[[float], None]
+"""Called with shares of a piece of work, after each; they add up to at most 1."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from nldiff.sound.recording import Recording
 _CEILING = 0.999
 # Pairs of samples that the slope is found from; bins of equally many of them, distance of the bins that a slope is
 # taken between, deviation of the kernel in the logarithm of the slope, and least share of bins of a straight part.
-_PAIRS, _SLOPE_BINS, _APART, _KERNEL, _STRAIGHT = 1 << 15, 256, 4, 0.02, 0.05
+_PAIRS, _SLOPE_BINS, _APART, _KERNEL, _STRAIGHT = 1 << 13, 256, 4, 0.02, 0.05
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
         raws: what the method emitted for every part.
         level: one of `nldiff.restoration.settings.LEVELS`, or "method": the scale that the method gives clean signals.
     """
-    sums = [_Sums.of(part.of(recording), raw) for (part, _), raw in zip(fits, raws, strict=True)]
+    sums = [_Sums.of(part.of(recording), raw, part.offset) for (part, _), raw in zip(fits, raws, strict=True)]
     settled = []
     for (part, fit), raw, each in zip(fits, raws, sums, strict=True):
         observed = part.of(recording)
@@ -113,8 +113,8 @@ class _Sums:
 
     Attributes:
         mean, deviation, ends: of the samples that the method emitted; the lowest and the highest one.
-        observed_deviation, observed_power, observed_peak: of the recording; sum of squares, highest magnitude around
-            the mean.
+        observed_deviation, observed_power, observed_peak: of the recording; sum of squares with the
+            offset, highest magnitude around the mean.
         slope: of the recording over the result where the curve is straight, without its sign.
         upside_down: the result has the other polarity.
     """
@@ -129,14 +129,14 @@ class _Sums:
     upside_down: bool
 
     @classmethod
-    def of(cls, recording: Recording, raw: Read) -> _Sums:
+    def of(cls, recording: Recording, raw: Read, offset: float) -> _Sums:
         samples, stride = recording.channels * recording.frames, max(1, recording.channels * recording.frames // _PAIRS)
         sums, pairs, ends = np.zeros(5), [], []
         for start, frames in recording.blocks():
             x, y = (read(start, frames).astype(np.float64).ravel() for read in (raw, recording.read))
             sums += [x.sum(), y.sum(), x @ x, y @ y, x @ y]
             ends.append((x.min(), x.max(), y.min(), y.max()))
-            pairs.append((x[::stride], y[::stride]))
+            pairs.append((x[::stride].copy(), y[::stride].copy()))  # views would keep the blocks
         mean, observed_mean, square, observed_square, product = sums / samples
         low, high, observed_low, observed_high = (
             f(e) for f, e in zip((min, max) * 2, zip(*ends, strict=True), strict=True)
@@ -150,7 +150,7 @@ class _Sums:
             deviation=max(square - mean**2, 0.0) ** 0.5,
             ends=(low, high),
             observed_deviation=max(observed_square - observed_mean**2, 0.0) ** 0.5,
-            observed_power=observed_square * samples,
+            observed_power=(observed_square + 2 * offset * observed_mean + offset**2) * samples,
             observed_peak=max(observed_high - observed_mean, observed_mean - observed_low),
             slope=straight_slope(-x if covariance < 0 else x, y),
             upside_down=bool(covariance < 0),

@@ -23,7 +23,7 @@ from nldiff.restoration.inputs import KnownOperator, PriorLike, checked_operator
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.levels import Settled, settle
 from nldiff.restoration.methods import Method, find_method
-from nldiff.restoration.parts import Part
+from nldiff.restoration.parts import Part, channel_names
 from nldiff.restoration.pipeline import run_parts
 from nldiff.restoration.result import main_part, part_values, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
@@ -82,7 +82,7 @@ def restore_file(
         weights: name or path of the weights of a method that is a network; None chooses them.
         strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
             is missing.
-        on_step: called with (steps done, steps in all); steps of methods from signal to signal are chunks.
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
@@ -127,10 +127,12 @@ def _write_all(
         fits, raws = _restored_parts(method, job, scratch, on_step)
         parts = settle(fits, recording, [partial(_read, raw) for raw in raws], job.config.level)
         report = _report(source, job) | part_values(parts) | {"method": method.name}
+        report["warnings"] = [*filter(None, [recording.loss]), *report["warnings"]]
         metadata = sound.read_metadata(path)
         audio, others = scratch / results[0].name, [scratch / result.name for result in results[1:]]
         peak, clipped = _write_audio(raws, audio, recording, parts, audio_format, metadata)
         report |= {"format": dataclasses.asdict(audio_format), "clipped_samples": clipped}
+        report["warnings"] += [f"{clipped} samples were beyond full scale and are clipped"] if clipped else []
         report |= _write_curve(others, audio, job, parts, peak, truth)
         write_json(others[-1], report)
         replace_together([audio, *others], results[0].parent)
@@ -170,7 +172,7 @@ def _write_curve(
     if len(parts) == 1:
         figure = curve.plot(samples)
     else:
-        named = {_channels(part): part.curve(curve.inputs) for part in parts[: len(plots.STYLES)]}
+        named = {channel_names(part.part.channels): part.curve(curve.inputs) for part in parts[: len(plots.STYLES)]}
         figure = plots.plot_curves(named, curve.inputs, title="Estimated transfer curves")
     plots.save_figure(figure, picture)
     report: dict[str, Any] = {"curve_range": shown_range(samples), "restored": audio.name}
@@ -178,11 +180,6 @@ def _write_curve(
         return report
     restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
     return report | {"distortion": str(truth), "scores": scores(job.clean, observed, restored, truth, curve)}
-
-
-def _channels(part: Settled) -> str:
-    numbers = [str(channel + 1) for channel in part.part.channels]
-    return f"channel{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def _require_files(results: list[Path]) -> None:
@@ -224,7 +221,6 @@ def _report(source: Path, job: Job) -> dict[str, Any]:
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "number_type": _number_type(job),
-        "warnings": [job.recording.loss] if job.recording.loss else [],
     }
 
 

@@ -1,6 +1,6 @@
 """Parts of a recording: channels that were distorted alike, each restored as a recording of its own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,6 +42,11 @@ class Part:
             return recording.read(start, frames)[list(self.channels)] - offset
 
         return Recording(recording.name, recording.sample_rate, len(self.channels), recording.frames, read)
+
+
+def channel_names(channels: Sequence[int]) -> str:
+    """Channels, numbered from 0, in words and numbered from 1."""
+    return f"channel{'s' * (len(channels) > 1)} {', '.join(str(channel + 1) for channel in channels)}"
 
 
 def find_parts(recording: Recording) -> list[Part]:

@@ -60,19 +60,20 @@ def run_parts(
         method: what restores.
         job: the recording.
         emits: number of a part -> what gets its blocks, as `run_method` does.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress; parts that are to come count as much as the one at work.
 
     Raises:
         NldiffError: as `run_method`.
     """
     everything = [Part(tuple(range(job.recording.channels)))]
     parts = find_parts(job.recording) if method.finds_operator else everything
-    fits = []
+    fits: list[tuple[Part, Fit]] = []
     for i, part in enumerate(parts):
+        spent, left = sum(fit.seconds for _, fit in fits), len(parts) - i
 
-        def counted(done: int, total: int, before: int = i) -> None:
+        def counted(done: float, total: float, phase: str, spent: float = spent, left: int = left) -> None:
             if on_step:
-                on_step(before * total + done, len(parts) * total)
+                on_step(spent + done, spent + left * total, phase)
 
         own = replace(job, recording=part.of(job.recording))
         with emits(i, part) as emit:
@@ -90,7 +91,7 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     Args:
         method: what restores.
         job: the recording.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
         own_scale: keep the scale of the method instead of the level that the settings ask for.
     """
     blocks: list[list[np.ndarray]] = []
@@ -150,7 +151,7 @@ def restore(
             `audio`.
         config: everything else; its `prior` is not used.
         weights: name or path of the weights of a network.
-        on_step: called with (steps done, steps in all).
+        on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
 
     Raises:
         NldiffError: unusable audio, rate, operator, prior, method or settings.

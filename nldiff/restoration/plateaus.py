@@ -46,7 +46,7 @@ class PlateauSettings:
     least: float = 0.015
     rise: float = 4.0
     gain: float = 0.1
-    atom: float = 0.5
+    atom: float = 0.33
 
     def __post_init__(self) -> None:
         """Validate the values."""

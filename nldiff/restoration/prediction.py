@@ -74,7 +74,7 @@ def framewise(x: np.ndarray, order: int, frame: int, iterations: int = 3) -> Pre
     hop = frame // 2
     count = len(x) // hop + 1
     rows = np.lib.stride_tricks.sliding_window_view(np.pad(x, (hop + order, 2 * hop)), order + 1)[:, ::-1]
-    window, floor = np.hanning(2 * hop + 2)[1:-1], _LEAST_VARIANCE * np.mean(x**2)
+    window, floor = np.hanning(2 * hop + 2)[1:-1], _LEAST_VARIANCE * np.mean(x**2) + np.finfo(float).tiny
     filters, variances = np.zeros((count, order)), np.zeros(count)
     for first in range(0, count, _BLOCK):
         block = slice(first, min(first + _BLOCK, count))

@@ -26,7 +26,7 @@ class Restorer:
         known: the operator of all recordings, as in `nldiff.restore`.
         config: everything else; its `prior` is not used.
         weights: name or path of the weights of a network.
-        on_step: called with (steps done, steps in all) of the recording that is restored.
+        on_step: told of the progress of the recording that is restored, see `nldiff.restore`.
 
     Raises:
         NldiffError: unusable prior, device, operator, method or settings.

@@ -14,6 +14,7 @@ from nldiff.curves import Curve
 from nldiff.figures import plots
 from nldiff.restoration.fit import Fit
 from nldiff.restoration.levels import Settled, explained_db
+from nldiff.restoration.parts import channel_names
 from nldiff.version import __version__
 from nldiff.writing import write_json
 
@@ -105,6 +106,11 @@ def main_part(parts: Sequence[Settled]) -> Settled:
 def part_values(parts: Sequence[Settled]) -> dict[str, Any]:
     """What reports say of the parts of a result."""
     main = main_part(parts)
+    warnings = []
+    for part in parts:
+        verdict = part.fit.sampling.verdict if part.fit.sampling else None
+        where = f"{channel_names(part.part.channels)}: " if len(parts) > 1 else ""
+        warnings += [f"{where}{warning}" for warning in (verdict.warnings if verdict else [])]
     each = [
         {
             "channels": [channel + 1 for channel in part.part.channels],
@@ -116,7 +122,7 @@ def part_values(parts: Sequence[Settled]) -> dict[str, Any]:
         }
         for part in parts
     ]
-    of_main = {"gain": main.gain, "level_db": main.level_db, "explained_db": explained_db(parts)}
+    of_main = {"warnings": warnings, "gain": main.gain, "level_db": main.level_db, "explained_db": explained_db(parts)}
     return main.fit.values() | of_main | {"seconds": sum(part.fit.seconds for part in parts), "parts": each}
 
 

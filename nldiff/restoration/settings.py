@@ -17,6 +17,7 @@ from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.measures import EvidenceSettings
+from nldiff.restoration.overdrive_search import OverdriveSettings
 from nldiff.restoration.plateaus import PlateauSettings
 from nldiff.restoration.polish import PolishSettings
 from nldiff.restoration.sparse import RefinementSettings
@@ -32,6 +33,27 @@ peak: the highest sample of the recording, constants aside.
 """
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How much work a restoration is worth.
+
+    Attributes:
+        iterations: of the refinement, as a share of what the prior recommends.
+        changes: settings that take the place of what the prior recommends: group -> name -> value.
+    """
+
+    iterations: float = 1.0
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+QUALITIES = {
+    "fast": Quality(1 / 3, {"sampler": {"steps": 20}, "polish": {"sigma": 0.0}, "curve": {"loosening": (2.0, 1.0)}}),
+    "normal": Quality(),
+    "best": Quality(2.0, {"refinement": {"last_threshold": 2e-4}}),
+}
+"""The qualities by name. What the user sets counts in all of them."""
+
+
 @dataclass
 class RestoreConfig:
     """What defines a restoration besides the recording; the fields of `--config` files and `key=value` arguments.
@@ -41,9 +63,10 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, bent: fields in these
-            groups of `Settings` that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, overdrive, bent: fields in
+            these groups of `Settings` that differ from what the prior recommends.
         level: of the result, one of `LEVELS`.
+        quality: key of `QUALITIES`: how much work is spent.
         seed: seed of everything random, not negative.
         device: auto, cpu, cuda, cuda:N or mps.
         above_band: what becomes of the band above half the prior's rate where signals are sampled: "drop" leaves it
@@ -71,8 +94,10 @@ class RestoreConfig:
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
     plateaus: dict[str, Any] = field(default_factory=dict)
+    overdrive: dict[str, Any] = field(default_factory=dict)
     bent: dict[str, Any] = field(default_factory=dict)
     level: str = "auto"
+    quality: str = "normal"
     seed: int = 0
     device: str = "auto"
     above_band: str = "drop"
@@ -104,6 +129,7 @@ class Settings:
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
     plateaus: PlateauSettings = field(default_factory=PlateauSettings)
+    overdrive: OverdriveSettings = field(default_factory=OverdriveSettings)
     bent: BentSettings = field(default_factory=BentSettings)
 
     @property
@@ -130,20 +156,22 @@ def check_config(config: RestoreConfig) -> None:
         raise NldiffError(f"above_band={config.above_band}: drop or keep expected")
     if config.level not in LEVELS:
         raise NldiffError(f"level={config.level}: one of {', '.join(LEVELS)} expected")
+    if config.quality not in QUALITIES:
+        raise NldiffError(f"quality={config.quality}: {', '.join(QUALITIES)} expected")
     if config.warm_start not in STARTS:
         raise NldiffError(f"warm_start={config.warm_start}: {' or '.join(STARTS)} expected")
     configured_waveshaper(config)
 
 
 def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
-    """The library's defaults, changed by the prior's recommendations, changed by the user.
+    """The library's defaults, changed by the prior's recommendations, changed by the quality, changed by the user.
 
     The schedule never goes below the lowest noise level that the prior was trained on.
 
     Raises:
         NldiffError: unknown setting, or a value of the wrong type or out of range.
     """
-    recommended, given = prior.settings, config.groups
+    recommended, given, quality = prior.settings, config.groups, QUALITIES[config.quality]
     names = [f.name for f in dataclasses.fields(Settings)]
     try:
         for name, values in recommended.items():
@@ -151,7 +179,13 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
             _group(name, values)
     except NldiffError as error:
         raise NldiffError(f"prior {prior.name} is damaged: {error}") from error
-    settings = Settings(**{name: _group(name, recommended.get(name, {}) | given.get(name, {})) for name in names})
+    sources = recommended, quality.changes, given
+    merged = {name: {k: v for source in sources for k, v in source.get(name, {}).items()} for name in names}
+    settings = Settings(**{name: _group(name, values) for name, values in merged.items()})
+    if "iterations" not in given.get("refinement", {}):
+        iterations = max(1, round(quality.iterations * settings.refinement.iterations))
+        refinement = dataclasses.replace(settings.refinement, iterations=iterations)
+        settings = dataclasses.replace(settings, refinement=refinement)
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
         raise NldiffError(f"polish.sigma={settings.polish.sigma:g}: 0 or at least {sampler.sigma_min:g} expected")

@@ -25,6 +25,7 @@ from nldiff.operators import Distortion, Operator
 from nldiff.reading import Identity, regular_file
 from nldiff.restoration.fit import Fit
 from nldiff.restoration.job import Emit, Job, OnStep
+from nldiff.restoration.progress import Progress
 from nldiff.sound.chunks import chunk_starts, joined
 
 CLIPPERS = ("hard_clip", "asymmetric_clip", "amplified_clip")
@@ -48,7 +49,7 @@ class Processor:
 
 
 def by_chunks(make: Callable[[Job], Processor], job: Job, emit: Emit, on_step: OnStep = None) -> Fit:
-    """Restore piece by piece with what `make` makes for the job; steps are chunks.
+    """Restore piece by piece with what `make` makes for the job.
 
     `emit` gets consecutive blocks [channels, n], in order.
     """
@@ -63,10 +64,11 @@ def by_chunks(make: Callable[[Job], Processor], job: Job, emit: Emit, on_step: O
         keep = config.above_band == "keep" and given > used
         return piece + sound.above_band(observed, given, used) if keep else piece
 
-    for done, block in enumerate(joined(map(restored, starts), starts, recording.frames), 1):
+    progress = Progress(on_step)
+    progress.expect("restoring", len(starts), 0)
+    for block in joined(map(restored, starts), starts, recording.frames):
+        progress.advance("restoring")
         emit(block)
-        if on_step:
-            on_step(done, len(starts))
     return Fit(None, 1.0, time.monotonic() - started, min(given, used) / 2, processor.weights)
 
 

@@ -8,14 +8,16 @@ of Siedenburg, Kowalski and Dörfler, "Audio declipping with social sparsity" (2
 set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nldiff.cores import side_by_side
 from nldiff.errors import NldiffError, require
-from nldiff.restoration.feasible import FeasibleSet
+from nldiff.restoration.feasible import FeasibleSet, Intervals
 from nldiff.transforms.stft import overlap_add, stft
 
 
@@ -29,7 +31,7 @@ class RefinementSettings:
         iterations: of the shrinkage, for each window.
         windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
-        momentum: of the iterations, 0 to below 1.
+        momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
         network: that goes over the result: "auto", the shipped one for the prior if it is for the rate of the recording
             and for these windows; the path of a file; or "none".
@@ -70,7 +72,12 @@ def spread(x: Tensor, windows: Sequence[int], floor: float = 0.01) -> float:
 
 
 def sparsest_consistent(
-    x: Tensor, feasible: FeasibleSet, windows: Sequence[int], iterations: int, settings: RefinementSettings
+    x: Tensor,
+    feasible: FeasibleSet,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
 ) -> Tensor:
     """Move `x` to a sparse signal of the feasible set.
 
@@ -84,15 +91,22 @@ def sparsest_consistent(
         windows: lengths of the Hann windows in samples at the rate of `x`, multiples of 4.
         iterations: how many, for each window.
         settings: thresholds and momentum.
+        on_share: told after every part of the work which share of the whole it was.
 
     Returns:
         [batch, time], a member of the set.
     """
-    return feasible.project(sparse_by_window(x, feasible, windows, iterations, settings).mean(1))
+    found = sparse_by_window(x, feasible, windows, iterations, settings, on_share)
+    return feasible.project(found.transpose(0, 1).mean(0))
 
 
 def sparse_by_window(
-    x: Tensor, feasible: FeasibleSet, windows: Sequence[int], iterations: int, settings: RefinementSettings
+    x: Tensor,
+    feasible: FeasibleSet,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
 ) -> Tensor:
     """What `sparsest_consistent` finds with every window before the mean and the last projection.
 
@@ -100,7 +114,11 @@ def sparse_by_window(
     """
     # Otherwise the way into the set would count as momentum, and be overshot several times over.
     x = feasible.project(x)
-    return torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows], 1)
+    if isinstance(feasible, Intervals) and x.device.type == "cpu" and x.dtype == torch.float32:
+        found = _compiled(x, feasible, windows, iterations, settings, on_share)
+    else:
+        found = torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows])
+    return found.transpose(0, 1)
 
 
 def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, settings: RefinementSettings) -> Tensor:
@@ -112,19 +130,47 @@ def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, se
     inside = slice(half, half + samples)
     weight = overlap_add(hann.square().expand(1, spectrum.shape[1], -1), hop)[:, inside].reciprocal()
     ahead = previous = x
-    for i in range(iterations):
-        progress = i / max(1, iterations - 1)
-        fall = settings.last_threshold / settings.first_threshold
-        threshold = settings.first_threshold * fall**progress * largest
+    for threshold, momentum in _schedule(iterations, settings):
         spectrum = stft(feasible.project(ahead), window, hop)
         energy = _mean_of_neighbours((spectrum * spectrum.conj()).real)
-        noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_(threshold**2)
+        noise_share = energy.clamp_(min=torch.finfo(energy.dtype).tiny).reciprocal_().mul_((threshold * largest) ** 2)
         gain = noise_share.neg_().add_(1).clamp_(min=0)
         frames = torch.fft.irfft(spectrum.mul_(gain), n=window).mul_(hann)
         current = overlap_add(frames, hop)[:, inside] * weight
-        ahead = torch.lerp(previous, current, 1 + settings.momentum)
+        ahead = torch.lerp(previous, current, 1 + momentum)
         previous = current
     return previous
+
+
+def _compiled(
+    x: Tensor,
+    feasible: Intervals,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
+) -> Tensor:
+    """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side."""
+    from nldiff.restoration.shrinkage import shrunk  # numba takes its time
+
+    schedule, items = _schedule(iterations, settings), range(len(x))
+    pieces = [
+        partial(shrunk, x[item], feasible.low[item], feasible.high[item], window, schedule)
+        for window in windows
+        for item in items
+    ]
+    share = partial(on_share, 1 / len(pieces)) if on_share else None
+    return torch.stack(side_by_side(pieces, share)).view(len(windows), *x.shape)
+
+
+def _schedule(iterations: int, settings: RefinementSettings) -> list[tuple[float, float]]:
+    """Threshold, as a fraction of the largest coefficient, and momentum of every iteration.
+
+    The momentum grows as that of Nesterov does: with much of it from the start, few iterations overshoot.
+    """
+    fall = settings.last_threshold / settings.first_threshold
+    thresholds = [settings.first_threshold * fall ** (k / max(1, iterations - 1)) for k in range(iterations)]
+    return [(threshold, float(min(settings.momentum, k / (k + 3)))) for k, threshold in enumerate(thresholds)]
 
 
 def _mean_of_neighbours(energy: Tensor) -> Tensor:

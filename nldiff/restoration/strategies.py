@@ -5,7 +5,7 @@ A new strategy is one class and one entry of `STRATEGIES`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import TypeAlias
@@ -26,8 +26,13 @@ from nldiff.restoration.increasing import (
     nearest_increasing,
     plain_curves,
 )
+from nldiff.restoration.job import OnShare
+from nldiff.restoration.ripple import rippled_curves
 from nldiff.restoration.strategy import Strategy
-from nldiff.restoration.workspace import Workspace
+from nldiff.restoration.workspace import FITTING, GUIDED_SECONDS, NETWORK_SECONDS, SAMPLING, Workspace
+
+# Of thresholds whose log-odds are at least this fraction of the best, the lowest loses least if it is wrong.
+_TIED = 0.95
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class SparseRefinement(Strategy):
 
     curve: IncreasingCurve
     full_band = True
+    side_by_side = True
+    phase, like = "refining", FITTING
 
     @classmethod
     def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> SparseRefinement | None:
@@ -63,11 +70,24 @@ class SparseRefinement(Strategy):
         return cls(operator, tightened(work, curve, x, y, refit=False))
 
     @classmethod
+    def promising(cls, work: Workspace, y: Tensor, curve: IncreasingCurve) -> bool:
+        """Whether a smooth curve that is right would be believable."""
+        exact = replace(curve, tolerance=curve.tolerance / 2**work.settings.curve.halvings)
+        return cls(curve.table, exact).judged(work, y).log_odds > work.settings.evidence.hopeless
+
+    @classmethod
     def plain(cls, work: Workspace, y: Tensor) -> Iterator[SparseRefinement]:
         """The strategy for the curve that the better of the plain ones leads to, if there is something to it."""
         starts = plain_starts(y, work.settings.curve)
         log_odds = [cls(curve.table, curve).judged(work, y).log_odds for curve, *_ in starts]
-        if max(log_odds) > work.settings.evidence.hopeless:
+        rippled = [cls(operator, curve) for operator, curve in rippled_curves(y, work.settings.curve)]
+        rippled_odds = [strategy.judged(work, y).log_odds for strategy in rippled]
+        if max(rippled_odds, default=-np.inf) > max(log_odds):
+            # A fitted curve would take the ripple for a bend.
+            tied = [odds >= _TIED * max(rippled_odds) for odds in rippled_odds]
+            lowest = [each for each, is_tied in zip(rippled, tied, strict=True) if is_tied][-1]
+            yield cls.told(work, lowest.operator, lowest.curve, y)
+        elif max(log_odds) > work.settings.evidence.hopeless:
             yield cls._fitted(work, y, starts[int(np.argmax(log_odds))])
 
     @classmethod
@@ -77,13 +97,15 @@ class SparseRefinement(Strategy):
         # Unlike a waveshaper, the table goes on sensibly where there were no samples to fit it on.
         return cls(curve.table, curve)
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Refine, polish if the settings ask for it."""
-        x = work.restored(work.first_guess(y), self.curve, y)
-        if work.settings.polish.sigma:
-            x = work.polished(chunks, x, self.curve, y)
-        on_step()
-        return x
+        x = work.restored(work.first_guess(y), self.curve, y, on_share)
+        return work.polished(chunks, x, self.curve, y) if work.settings.polish.sigma else x
+
+    def seconds(self, work: Workspace) -> float:
+        """Those of the iterations and the polish."""
+        network = work.settings.polish.steps * NETWORK_SECONDS if work.settings.polish.sigma else 0.0
+        return network + work.refinement_seconds(brief=False)
 
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Those of the polish."""
@@ -102,6 +124,7 @@ class PosteriorSampling(Strategy):
     """For every operator: samples from the posterior, as in the 2025 paper."""
 
     full_band = False
+    phase, like = "sampling with this curve", SAMPLING
 
     @classmethod
     def of(cls, work: Workspace, operator: Operator, y: Tensor, x: Tensor | None) -> PosteriorSampling | None:
@@ -112,15 +135,14 @@ class PosteriorSampling(Strategy):
             parameter.requires_grad_(False)
         return cls(operator)
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Sample anew with the operator held fixed."""
-        posterior = work.sampled(chunks, y, self.operator, None, lambda step: on_step())
+        posterior = work.sampled(chunks, y, self.operator, None, lambda step: on_share(1 / step.steps))
         return work.at_own_rate(posterior.audio, work.length)
 
-    @staticmethod
-    def steps(work: Workspace) -> int:
-        """Those of sampling."""
-        return work.settings.sampler.steps
+    def seconds(self, work: Workspace) -> float:
+        """Those of the diffusion steps."""
+        return work.settings.sampler.steps * GUIDED_SECONDS
 
     def evaluations(self, work: Workspace, spent: int) -> int:
         """As many again, unless sampling for the operator restored whole chunks."""
@@ -143,9 +165,8 @@ class Unchanged(Strategy):
         """Forget the operator."""
         return cls(Identity())
 
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Return what was observed."""
-        on_step()
         return y
 
 

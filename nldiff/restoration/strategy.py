@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from nldiff.operators import Operator
 from nldiff.restoration.evidence import Judgement, judge
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.workspace import Workspace
 
 
@@ -21,10 +21,15 @@ class Strategy(ABC):
     Attributes:
         operator: maps clean signals to observed ones at the prior's level; possibly a better one than was found before.
         full_band: the result has the band of the recording, whatever the prior's is.
+        side_by_side: chunks may be restored in several threads at once, and need little memory.
+        phase, like: of `restore`, see `Progress.expect`.
     """
 
     operator: Operator
     full_band: ClassVar[bool]
+    side_by_side: ClassVar[bool] = False
+    phase: ClassVar[str] = "restoring"
+    like: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod
@@ -40,13 +45,15 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_step: Callable[[], None]) -> Tensor:
-        """Clean chunks [chunks * channels, length] of the observed ones `y`, both at the prior's level."""
+    def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
+        """Clean chunks [chunks * channels, length] of the observed ones `y`, both at the prior's level.
 
-    @staticmethod
-    def steps(work: Workspace) -> int:
-        """How often `restore` calls `on_step`."""
-        return 1
+        `on_share` may be told after every part of the work which share of the whole it was.
+        """
+
+    def seconds(self, work: Workspace) -> float:
+        """Roughly what `restore` takes for one second of one channel."""
+        return 0.01
 
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Network evaluations per item, the `spent` ones for the operator included."""

@@ -59,11 +59,7 @@ def search(
     offered, level, inverse = np.zeros(branches, np.int64), np.zeros(branches), np.zeros(branches)
     turned, alive = _turned(filters), 1
     for n in range(samples):
-        count = 0  # of the branches that offer something
-        for b in range(branches):
-            if not np.isnan(low[n, b]):
-                offered[count], level[count], inverse[count] = b, np.log(spread[n, b]), 1 / spread[n, b]
-                count += 1
+        count = _offers(low, spread, n, offered, level, inverse)
         # The sample n - 1 - k is at position (n - 1 - k) mod order; position j meets column shift + j.
         position, found = n % order, 0
         shift = (order - position) % order
@@ -82,8 +78,7 @@ def search(
                     new_key[i], new_cost[i] = state, _NEVER
                 if total < new_cost[i]:
                     new_cost[i], new_value[i], new_parent[i], new_label[i] = total, value, s, b
-        best, limit = _best_and_limit(new_cost[:found], capacity, beam)
-        alive = 0
+        (best, limit), alive = _best_and_limit(new_cost[:found], capacity, beam), 0
         for i in range(found):
             slot[new_key[i]] = -1
             if new_cost[i] <= limit and alive < capacity:
@@ -96,6 +91,19 @@ def search(
                 alive += 1
         history, following = following, history
     return _traced_back(parents, labels, cost[:alive])
+
+
+@njit
+def _offers(
+    low: np.ndarray, spread: np.ndarray, n: int, offered: np.ndarray, level: np.ndarray, inverse: np.ndarray
+) -> int:
+    """Fill in the branches that have a value at sample `n`, and of each the costs of its spread; how many they are."""
+    count = 0
+    for b in range(low.shape[1]):
+        if not np.isnan(low[n, b]):
+            offered[count], level[count], inverse[count] = b, np.log(spread[n, b]), 1 / spread[n, b]
+            count += 1
+    return count
 
 
 @njit

@@ -18,14 +18,22 @@ from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
 from nldiff.restoration.increasing import IncreasingCurve
+from nldiff.restoration.job import OnShare
 from nldiff.restoration.learned import Refiner, refiner_for
 from nldiff.restoration.polish import polish, polish_levels
+from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import sparse_by_window, sparsest_consistent, spread
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
 from nldiff.sound.recording import Recording
+
+LISTENING, SAMPLING, FITTING = "listening", "sampling", "fitting the curve"
+"""Phases: what comes before sampling; sampling for the operator; brief refinements."""
+# Roughly, in seconds: a network evaluation and a guided diffusion step for a second of audio, and one iteration of the
+# refinement for a sample and a window. Progress measures as soon as it can.
+NETWORK_SECONDS, GUIDED_SECONDS, ITERATION_SECONDS = 0.03, 0.1, 1.5e-8
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Workspace:
         gain: prior level = `gain` * observed sample.
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
         sample: draws from the posterior, see `nldiff.sampling.sample`.
+        progress: counts brief refinements.
         refiner: the refinement network, if there is one for such recordings.
     """
 
@@ -59,6 +68,7 @@ class Workspace:
     gain: float
     first_guess: FirstGuess
     sample: Callable[..., Posterior]
+    progress: Progress
     refiner: Refiner | None = None
 
     @property
@@ -120,7 +130,9 @@ class Workspace:
             callback=callback,
         )
 
-    def refined(self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False) -> Tensor:
+    def refined(
+        self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False, on_share: OnShare | None = None
+    ) -> Tensor:
         """The sparsest signal under which the curve gives `y`, from the estimate `x`, at the recording's rate.
 
         Args:
@@ -128,17 +140,35 @@ class Workspace:
             curve: that of all items.
             y: what was observed, at the prior's level, same shape.
             brief: spend only as many iterations as an estimate of the curve needs.
+            on_share: told after every part of the work which share of the whole it was.
         """
-        settings = self.settings.refinement
-        iterations = 1 + settings.iterations // self.settings.curve.iterations_divisor if brief else settings.iterations
-        return sparsest_consistent(x, curve.feasible(y), self.windows, iterations, settings)
+        windows, iterations = self._effort(brief)
+        x = sparsest_consistent(x, curve.feasible(y), windows, iterations, self.settings.refinement, on_share)
+        if brief:
+            self.progress.advance(FITTING)
+        return x
 
-    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
+    def _effort(self, brief: bool) -> tuple[list[int], int]:
+        """Windows of a refinement, and iterations for each."""
+        windows, iterations = self.windows, self.settings.refinement.iterations
+        if not brief:
+            return windows, iterations
+        # The outer windows find the same curve as all.
+        return windows[:: max(1, len(windows) - 1)], 1 + iterations // self.settings.curve.iterations_divisor
+
+    def refinement_seconds(self, brief: bool) -> float:
+        """Roughly what a refinement takes for one second of one channel."""
+        windows, iterations = self._effort(brief)
+        passes = iterations * len(windows) * self.recording.sample_rate
+        return ITERATION_SECONDS * passes / torch.get_num_threads()
+
+    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare | None = None) -> Tensor:
         """As `refined`, then what the refinement network makes of it where there is one for the recording."""
         if self.refiner is None:
-            return self.refined(x, curve, y)
-        settings, feasible = self.settings.refinement, curve.feasible(y)
-        return self.refiner(sparse_by_window(x, feasible, self.windows, settings.iterations, settings), feasible)
+            return self.refined(x, curve, y, on_share=on_share)
+        (windows, iterations), feasible = self._effort(brief=False), curve.feasible(y)
+        found = sparse_by_window(x, feasible, windows, iterations, self.settings.refinement, on_share)
+        return self.refiner(found, feasible)
 
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""
@@ -146,9 +176,9 @@ class Workspace:
 
     def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
         """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
-        levels = polish_levels(self.settings.polish, self.settings.sampler.sigma_min)
-        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
         settings, sources = self.settings.polish, self.sources(chunks)
+        levels = polish_levels(settings, self.settings.sampler.sigma_min)
+        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
         return polish(
             self.prior.denoiser, x, curve.feasible(y), levels, sources, *rates, settings.draws, settings.trust
         )
@@ -160,6 +190,7 @@ def make_workspace(
     config: RestoreConfig,
     known: Operator | None,
     sample: Callable[..., Posterior] = sample,
+    progress: Progress | None = None,
 ) -> Workspace:
     """Find the loudest chunks, the level, and from both the first guess.
 
@@ -189,6 +220,7 @@ def make_workspace(
         gain=gain,
         first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
+        progress=progress or Progress(),
         refiner=refiner_for(settings.refinement, prior, recording.sample_rate),
     )
 

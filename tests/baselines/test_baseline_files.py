@@ -121,6 +121,7 @@ def change(path: Path, config: str | None = None, **tensors: Tensor) -> None:
     """Rewrite a file with another configuration text or other weights."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    metadata.pop("checksum", None)  # as files of version 0.1 have none
     save_file({**load_file(path), **tensors}, path, metadata=metadata | ({"config": config} if config else {}))
 
 
@@ -143,9 +144,9 @@ def change(path: Path, config: str | None = None, **tensors: Tensor) -> None:
         ),
         (
             lambda path: change(path, json.dumps(CONFIG | {"network": {"name": "demucs", "hidden": 3}})),
-            "^baseline {} is damaged: .*state_dict",
+            "^baseline {} is damaged: weight ",
         ),
-        (lambda path: change(path, surplus=torch.ones(1)), "^baseline {} is damaged: .*state_dict"),
+        (lambda path: change(path, surplus=torch.ones(1)), "^baseline {} is damaged: weight "),
     ],
     ids=[
         "truncated",
@@ -172,7 +173,7 @@ def test_a_baseline_is_no_prior(path: Path) -> None:
         load_prior(path)
 
 
-@pytest.mark.parametrize("name", ["banjo", "nowhere/demucs-hardclip.safetensors", ""])
+@pytest.mark.parametrize("name", ["banjo", "nowhere/demucs-hardclip.safetensors"])
 def test_unknown_names(name: str) -> None:
     known = ", ".join(SHIPPED)
     with pytest.raises(NldiffError, match=rf"^unknown baseline '{name}': neither a file nor one of: {known}$"):

@@ -56,9 +56,13 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert out.startswith(f"usage: nldiff {command}")
     assert COMMANDS[command].purpose in out
-    assert {"evaluate": "--smoke", "report": "--lufs", "apply": "--antialias", "export": "--to"}.get(
-        command, "--config"
-    ) in out
+    assert {
+        "evaluate": "--smoke",
+        "report": "--lufs",
+        "apply": "--antialias",
+        "export": "--to",
+        "diagnose": "--json",
+    }.get(command, "--config") in out
 
 
 def test_nldiff_restore_is_infer(prior: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,10 +133,10 @@ def test_existing_results_are_left_alone_if_that_is_asked_for(prior: Path, tmp_p
     assert (tmp_path / "out" / "a.json").read_bytes() != before
 
 
-def test_four_channels_are_one_line(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_four_channels_are_restored(prior: Path, tmp_path: Path) -> None:
     sf.write(tmp_path / "quad.wav", clipped(0.3, TINY_RATE, 4).T, TINY_RATE)
-    assert run(prior, tmp_path / "out", tmp_path / "quad.wav") == 1
-    assert "4 channels" in one_line(capsys)
+    assert run(prior, tmp_path / "out", tmp_path / "quad.wav") == 0
+    assert sf.info(tmp_path / "out" / "quad.restored.wav").channels == 4
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -169,22 +169,25 @@ def test_without_ffmpeg_there_is_one_line(
 # ------------------------------------------------------------ pipes, through the real command
 
 
-def piped(*arguments: Any, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def piped(*arguments: Any, data: bytes = b"", **variables: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-m", "nldiff", *map(str, arguments)], input=data, capture_output=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=ROOT,
+        [sys.executable, "-m", "nldiff", *map(str, arguments)], input=data, capture_output=True, timeout=600,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables, cwd=ROOT,
     )  # fmt: skip
 
 
 def test_from_standard_input_to_standard_output(prior: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "take.wav", 0.5)
-    temporary = set(Path("/tmp").glob("nldiff-*"))
-    done = piped("restore", "-", "-o", "-", "--prior", prior, "--format", "flac", data=source.read_bytes())
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    arguments = ["restore", "-", "-o", "-", "--prior", prior, "--format", "flac"]
+    done = piped(*arguments, data=source.read_bytes(), TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     audio, rate = sf.read(io.BytesIO(done.stdout))
     assert (sf.info(io.BytesIO(done.stdout)).format, rate, len(audio)) == ("FLAC", TINY_RATE, 4000)
     assert b"explains the recording" in done.stderr
-    assert set(Path("/tmp").glob("nldiff-*")) <= temporary
+    # matplotlib's cache may stay
+    assert {path.name for path in temporary.iterdir() if path.name.startswith("nldiff-")} <= {f"nldiff-{os.getuid()}"}
     bad = piped("restore", "-", "-o", tmp_path / "out", "--prior", prior, data=b"no audio" * 100)
     assert bad.returncode == 1
     assert bad.stderr == b"error: standard input is not a readable audio file, or its header is damaged\n"

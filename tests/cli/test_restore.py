@@ -65,7 +65,6 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "constant": (samples(np.full(4000, 0.5)), "constant"),
     "one sample": (samples([0.5]), "too short"),
     "no samples": (samples([]), "no samples|too short"),
-    "eight channels": (samples(np.random.default_rng(0).standard_normal((4000, 8))), "8 channels"),
 }
 
 
@@ -241,7 +240,7 @@ def test_a_name_that_leaves_no_room_for_a_suffix(
     if exists:
         write(path)
     assert run(prior, tmp_path / "out", path) == 1
-    assert "File name too long" in one_line(capsys)
+    assert ("File name too long" if exists else path.name) in one_line(capsys)
     assert not quick.calls
     assert names(tmp_path / "out") == set()
 
@@ -516,15 +515,15 @@ def test_a_network_restores(
     undrawn(monkeypatch)
     monkeypatch.setattr("nldiff.cli.restore.load_candidates", lambda *_: pytest.fail("no prior is needed"))
     arguments = ["--method", str(baseline)] if named == "method" else ["--method", "umx", "--weights", str(baseline)]
-    assert restore(source, "--output", tmp_path / "out", "--device", "cpu", *arguments) == 0
+    assert restore(source, "--output", tmp_path / "out", "--device", "cpu", "--level", "rms", *arguments) == 0
     assert names(tmp_path / "out") == results("take")
     out, err = capsys.readouterr()
     assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  restored up to 4000 Hz\n  curve" in out
-    assert "take: 100%" in err
+    assert "take 100%" in err
     y = clipped(0.2, TINY_RATE)
     x = load_baseline(baseline)(torch.from_numpy(sf.read(source, dtype="float32")[0][None])).numpy()[0]
     restored = sf.read(tmp_path / "out" / "take.restored.wav")[0]
-    gain = np.sqrt(np.mean(y**2) / np.mean(x**2)) * np.sign(np.cov(x, y[0])[0, 1])
+    gain = np.std(y) / np.std(x) * np.sign(np.cov(x, y[0])[0, 1])
     assert restored == pytest.approx(gain * x, abs=1e-4)
 
 
@@ -576,8 +575,8 @@ def test_progress_is_shown_on_stderr(
     undrawn(monkeypatch)
     assert run(prior, tmp_path / "out", source) == 0
     out, err = capsys.readouterr()
-    assert "take: 100%" in err
-    assert "3/3" in err
+    assert "take 100%" in err
+    assert "sampling" in err
     assert "%" not in out
 
 

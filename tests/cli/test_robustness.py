@@ -1,5 +1,6 @@
 """The command line under odd systems: signals, closed streams, odd names, pipes, and what is written where."""
 
+import io
 import os
 import signal
 import socket
@@ -7,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile as sf
-from command_line import ROOT, names, one_line, program, quick_sampler, report, restore, results, run, write
+from command_line import ROOT, names, one_line, quick_sampler, report, restore, results, run, write
 from helpers import TINY_RATE, FakeSampler, save_tiny_prior
 from kills import killed
 
@@ -147,11 +149,11 @@ def test_what_is_no_file_is_refused_at_once(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     odd, take = make(Path("odd.wav")), write(tmp_path / "take.wav")
-    arguments = {
+    arguments: dict[str, list[str | Path]] = {
         "input": [odd, "--prior", prior], "--config": [take, "--prior", prior, "--config", odd],
         "--prior": [take, "--prior", odd], "--weights": [take, "--method", "demucs", "--weights", odd],
-    }[place]  # fmt: skip
-    assert restore(*arguments, "--output", "out", "--quiet") == 1
+    }  # fmt: skip
+    assert restore(*arguments[place], "--output", "out", "--quiet") == 1
     assert f"{odd} is a pipe, device or socket: a file is needed" in one_line(capsys)
 
 
@@ -163,8 +165,8 @@ def test_a_folder_below_that_cannot_be_read_is_named(
     write(tmp_path / "album" / "take.wav")
     scan = os.scandir
 
-    def refuse(path: str) -> object:  # file modes do not stop an administrator
-        if Path(path) == closed:
+    def refuse(path: Any) -> object:  # file modes do not stop an administrator
+        if path == closed or path == str(closed):
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
@@ -263,41 +265,12 @@ def test_the_next_run_sweeps_what_a_killed_one_left(prior: Path, tmp_path: Path)
     assert names(tmp_path / "out") == results("take")
 
 
-WATCHED = """
-import os, sys
-written = []
-def hook(event, args):
-    if event == "open" and isinstance(args[0], (str, bytes)) and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-        written.append(os.fsdecode(args[0]))
-    if event in ("os.mkdir", "os.rename"):
-        written.append(os.fsdecode(args[-3] if event == "os.mkdir" else args[1]))
-sys.addaudithook(hook)
-from nldiff.cli import run_command
-code = run_command("restore", sys.argv[1:], "nldiff restore")
-print("\\n".join(written))
-sys.exit(code)
-"""
-
-
-def test_nothing_is_written_outside_the_output_folder(prior: Path, tmp_path: Path) -> None:
-    home, scratch, out = (tmp_path / name for name in ("home", "tmp", "out"))
-    for folder in (home, scratch):
-        folder.mkdir()
-    take = write(tmp_path / "take.wav")
-    done = program(
-        "-c", WATCHED, take, "--output", out, "--prior", prior, "--quiet",
-        HOME=str(home), TMPDIR=str(scratch), LC_ALL="C", PYTHONDONTWRITEBYTECODE="1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert names(home) == set()
-    assert names(scratch) <= {f"nldiff-{os.getuid()}"}
-    places = [str(out), str(scratch / "nldiff-"), os.devnull, "/proc/"]
-    outside = [path for path in done.stdout.splitlines() if not path.startswith(tuple(places))]
-    assert outside == []
-
-
 # ------------------------------------------------------------ kills at any moment
+
+
+def without_time(name: str, content: bytes) -> bytes:
+    """Float WAV files tell when their peak was measured: only the samples count."""
+    return sf.read(io.BytesIO(content))[0].tobytes() if name.endswith(".wav") else content
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -324,7 +297,8 @@ def test_a_killed_restoration_leaves_the_old_set_or_the_new_one(
         if "take.json" in there:
             version = new if report(out)["seed"] == 2 else old
             assert len(there) == 4
-            assert all(there[name] == version[name] for name in there if name != "take.json"), number
+            for name in there.keys() - {"take.json"}:
+                assert without_time(name, there[name]) == without_time(name, version[name]), (number, name)
             assert report(out)["frames"] == sf.info(out / "take.restored.wav").frames
         number += 1 if kills > 5 else 7
     assert kills > 20

@@ -51,7 +51,7 @@ def test_the_harmonics_are_those_of_the_curve(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["oversampling", "adaa"])
 def test_what_the_curve_leaves_alone_is_neither_delayed_nor_scaled(kind: str) -> None:
     identity = Curve([-1, 0, 1], [-1, 0, 1])
-    x = sum(tone(f, 0.5, amplitude=0.1) for f in (100.0, 1234.5, 6000.0, 10000.0))
+    x = np.sum([tone(f, 0.5, amplitude=0.1) for f in (100.0, 1234.5, 6000.0, 10000.0)], axis=0)
     y = apply_curve(identity, x, kind)  # type: ignore[arg-type]
     assert y.dtype == np.float32
     assert y.shape == x.shape

@@ -87,6 +87,7 @@ def test_a_saved_curve_is_the_same(tmp_path: Path, band: bool) -> None:
     x = np.linspace(-1, 1, 4001)
     np.testing.assert_allclose(again(x), curve.look_up(x), atol=1e-6)
     if band:
+        assert again.high is not None
         np.testing.assert_allclose(again.high, curve.outputs + 0.1, atol=1e-6)
     assert (again.low is None) == (not band)
     assert again.exact is None
@@ -135,7 +136,7 @@ def test_the_picture_shows_table_and_band(samples: np.ndarray | None) -> None:
     outputs = curve.outputs
     figure = Curve(curve.inputs, outputs, outputs - 0.1, outputs + 0.2).plot(samples)
     axes = figure.axes[0]
-    drawn = next(line for line in axes.lines if line.get_label() == "estimate").get_xydata()
+    drawn = np.asarray(next(line for line in axes.lines if line.get_label() == "estimate").get_xydata())
     np.testing.assert_array_equal(drawn[:, 1], outputs)
-    heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+    heights = np.asarray(axes.collections[0].get_paths()[0].vertices)[:, 1]
     assert (heights.min(), heights.max()) == pytest.approx((-0.35, 0.45))

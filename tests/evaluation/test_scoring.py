@@ -11,6 +11,7 @@ from experiments import RATE
 from helpers import plucked
 from numpy.typing import NDArray
 
+from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.evaluation.clips import make_case
 from nldiff.evaluation.scoring import check_metrics, make_embeddings, score
@@ -21,7 +22,8 @@ from nldiff.restoration.result import Restoration
 
 
 def restoration(audio: NDArray[np.float32], curve: Callable[[Any], Any]) -> Restoration:
-    return Restoration(audio, RATE, curve, math.nan, "by hand", 1.0, Fit(None, 1.0, 0.0, RATE / 2), {})
+    function = Curve.from_function(curve, 1.0)
+    return Restoration(audio, RATE, function, math.nan, "by hand", 1.0, Fit(None, 1.0, 0.0, RATE / 2), {})
 
 
 def test_curves_are_scored_at_the_level_of_the_clean_signal() -> None:
@@ -32,7 +34,7 @@ def test_curves_are_scored_at_the_level_of_the_clean_signal() -> None:
     # eq. 16 by hand: (0.1 r)^2 on half of the ramp, whose mean square is 3 sigma^2
     assert values["rr_mse_unfitted"] == pytest.approx(10 * np.log10(0.01 * 1.5 * case.sigma**2), abs=0.02)
     assert values["rr_mse"] < -100
-    assert values["redistorted_lsd"] == pytest.approx(lsd(case.observed, 0.9 * case.observed), rel=1e-6)
+    assert values["redistorted_lsd"] == pytest.approx(lsd(case.observed, 0.9 * case.observed), rel=1e-4)
     # the other sign of signal and curve is as good
     flipped = restoration(-case.clean, lambda x: 0.9 * np.maximum(-x, 0))
     assert score(["rr_mse_unfitted", "redistorted_lsd"], case, flipped)[0] == pytest.approx(

@@ -258,5 +258,5 @@ def test_a_run_without_levels_audio_and_curves(tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     (run / "results.csv").rename(tmp_path / "bare" / "results.csv")
     assert [path.name for path in figures.draw(tmp_path / "bare")] == ["boxes-half_wave.png", "boxes-half_wave.svg"]
-    with pytest.raises(NldiffError, match=r"results\.csv cannot be read"):
+    with pytest.raises(NldiffError, match=r"results\.csv does not exist"):
         figures.draw(run)

@@ -201,6 +201,7 @@ def change(path: Path, config: str | None = None, **tensors: torch.Tensor) -> No
     """Rewrite a prior file with another configuration text or other weights."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
+    metadata.pop("checksum", None)  # as files of version 0.1 have none
     if config is not None:
         metadata["config"] = config
     save_file({**load_file(path), **tensors}, path, metadata=metadata)
@@ -229,8 +230,8 @@ def change(path: Path, config: str | None = None, **tensors: torch.Tensor) -> No
             lambda path: change(path, json.dumps(read_config(path) | {"network": {"channels": [8, 8]}})),
             "is damaged: unknown network ''",
         ),
-        (lambda path: change(path, output_gain=torch.ones(9)), "is damaged: .*state_dict"),
-        (lambda path: change(path, surplus=torch.ones(1)), "is damaged: .*state_dict"),
+        (lambda path: change(path, output_gain=torch.ones(9)), "is damaged: weight output_gain: "),
+        (lambda path: change(path, surplus=torch.ones(1)), "is damaged: weight surplus: "),
     ],
     ids=[
         "truncated",
@@ -278,7 +279,7 @@ def test_pickles_are_refused_unopened(tmp_path: Path, write: Callable[[object], 
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("name", ["banjo", "nowhere/guitar.safetensors", ""])
+@pytest.mark.parametrize("name", ["banjo", "nowhere/guitar.safetensors"])
 def test_unknown_names(name: str) -> None:
     with pytest.raises(NldiffError, match=rf"^unknown prior '{name}': neither a file nor one of: guitar, speech$"):
         load_prior(name)

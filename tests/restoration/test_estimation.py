@@ -53,7 +53,9 @@ def test_a_clean_recording_comes_back_as_it_is(prior: Prior, peak: float) -> Non
     verdict = result.fit.sampling and result.fit.sampling.verdict
     assert verdict
     assert verdict.finding == "nothing happened"
-    assert verdict.judgement.log_odds < 0
+    assert verdict.judgement is None  # nothing was worth judging
+    assert verdict.log_odds == {}
+    assert verdict.margin is None
     assert len(verdict.warnings) == 1
     assert result.curve(np.array([-0.3, 0.2])) == pytest.approx([-0.3, 0.2], rel=1e-6)
 
@@ -66,6 +68,20 @@ def test_evidence_may_be_left_out(prior: Prior) -> None:
     assert result.fit.sampling
     assert result.fit.sampling.verdict is None
     assert float(np.abs(result.audio - x).max()) > 0.01
+
+
+@pytest.mark.usefixtures("garbage")
+@pytest.mark.parametrize("noise", [0.001, 0.004])
+def test_noise_behind_the_clipper_costs_little(prior: Prior, noise: float) -> None:
+    x = plucked(2.5, TINY_RATE)
+    y = x.clip(-0.12, 0.12)
+    rough = (y + noise * np.random.default_rng(0).normal(size=y.shape)).astype(np.float32)
+    best, found = (restore(each, TINY_RATE, prior, config=CONFIG) for each in (y, rough))
+    verdict = found.fit.sampling and found.fit.sampling.verdict
+    assert verdict
+    assert verdict.hypothesis == "clipped"
+    assert si_sdr(x, found.audio) > si_sdr(x, best.audio) - 2
+    assert si_sdr(x, found.audio) > si_sdr(x, rough) + 4
 
 
 @pytest.mark.usefixtures("garbage")
@@ -98,11 +114,14 @@ def test_the_command_warns_and_succeeds(tmp_path: Path, capsys: pytest.CaptureFi
     source = tmp_path / "clean.wav"
     sound.write_wav(source, plucked(2.5, TINY_RATE)[None], TINY_RATE)
     arguments = ["restore", str(source), "--prior", str(model), "--output", str(tmp_path), "--quiet"]
-    assert main(arguments) == 0
+    assert main([*arguments, "--preview"]) == 0
+    page = (tmp_path / "clean.preview.html").read_text()
+    assert "no distortion was found" in page
+    assert "Signs of a distortion" in page
     assert f"warning: {source}: no distortion was found" in capsys.readouterr().err
     report = json.loads((tmp_path / "clean.json").read_text())
     assert report["verdict"]["finding"] == "nothing happened"
-    assert report["verdict"]["confidence"] < 0.5
+    assert report["verdict"]["judgement"] is None
     assert report["gain"] * prior_gain(report) == pytest.approx(1, rel=1e-6)
     assert main([*arguments, "--force"]) == 0
     assert "the restoration was forced" in capsys.readouterr().err

@@ -25,7 +25,7 @@ def distorted(operator: Operator, x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "key", "value"),
-    [("wavefold", "threshold", 0.1), ("triangle_fold", "threshold", 0.06), ("sine_fold", "amplitude", 0.08)],
+    [("wavefold", "threshold", 0.1), ("triangle_fold", "threshold", 0.06)],
 )
 def test_family_and_parameter_are_found(name: str, key: str, value: float) -> None:
     (operator,) = found(distorted(Distortion(name, {key: value}), strings()))
@@ -42,11 +42,6 @@ def test_an_asymmetric_fold_is_found() -> None:
     grid = torch.linspace(-0.2, 0.2, 101, dtype=torch.float64)
     expected = torch.where(grid > 0.1, 0.2 - grid, torch.where(grid < -0.06, -0.12 - grid, grid))
     torch.testing.assert_close(operator(grid), expected, rtol=0, atol=1e-3)
-
-
-def test_a_full_wave_rectifier_is_found() -> None:
-    (operator,) = found(np.abs(strings(2)))
-    assert str(operator) == "full_wave"
 
 
 @pytest.mark.parametrize(

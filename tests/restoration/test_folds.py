@@ -33,9 +33,9 @@ def test_chosen_for_known_curves_that_fall_somewhere_and_for_no_others(prior: Pr
 
 def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
     x = np.stack([plucked(0.3, TINY_RATE, seed, 0.25) for seed in (0, 1)])
-    known = Distortion("wavefold", {"threshold": 0.15})
+    known = Distortion("wavefold", {"threshold": 0.2})
     y = known(torch.from_numpy(x)).numpy()
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[float, float, str]] = []
     config = RestoreConfig(refinement=AUTO, chunk_seconds=0.2, overlap_seconds=0.05)
     result = nldiff.restore(y, TINY_RATE, prior, known=known, config=config, on_step=lambda *step: steps.append(step))
     scaled = result.audio * (np.vdot(x, result.audio) / np.vdot(result.audio, result.audio))

@@ -49,7 +49,7 @@ def test_unity_is_lowered_below_full_scale_by_auto_only() -> None:
     assert unity.level_db == pytest.approx(0, abs=0.01)
     assert np.abs(auto.place(x)).max() == pytest.approx(0.999, rel=1e-6)
     assert auto.level_db == pytest.approx(20 * np.log10(0.999 / 2), abs=0.01)
-    quarter = settled(y, x / 4, clipper(0.5), "auto")
+    quarter = settled(y, x / np.float32(4), clipper(0.5), "auto")
     assert quarter.level_db == pytest.approx(auto.level_db, abs=0.01)
 
 

@@ -318,7 +318,7 @@ def test_an_array_without_a_prior_needs_none_for_other_methods(
     def refuse(*_: Any) -> Any:
         raise AssertionError("a prior was loaded")
 
-    monkeypatch.setattr("nldiff.restoration.pipeline.load_candidates", refuse)
+    monkeypatch.setattr("nldiff.restoration.inputs.load_candidates", refuse)
     result = nldiff.restore(signals()[1], TINY_RATE, method="aspade", known=known, config=CONFIG)
     assert result.fit.sampling is None
 

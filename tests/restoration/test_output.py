@@ -34,6 +34,7 @@ KEYS = {
     "input", "sample_rate", "channels", "frames", "prior", "known", "config", "settings", "seed", "versions", "cost",
     "network_evaluations", "seconds", "restored", "explained_db", "gain", "level_db", "parts", "prior_scores",
     "restored_band_hz", "verdict", "method", "weights", "curve_range", "format", "clipped_samples",
+    "warnings", "threads", "number_type",
 }  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def test_every_method_gives_four_results(
         monkeypatch.setattr(f"nldiff.baselines.external.{name}", lambda *_: lambda chunk: -5 * chunk)
     monkeypatch.setattr("nldiff.figures.plots.save_figure", lambda figure, path: path.touch())
     source = write(tmp_path / "take.wav", np.stack([plucked(0.8, rate, n) for n in range(channels)]), rate)
-    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1)
+    config = RestoreConfig(device="cpu", chunk_seconds=0.5, overlap_seconds=0.1, level="rms")
     network = method in NETWORKS
     outputs = restore_file(
         source, tmp_path / "out", (), config, distort=parse_operator("hard_clip:threshold=0.15"),
@@ -363,7 +364,7 @@ def test_a_second_run_replaces_all_results(
 @pytest.mark.parametrize(
     "place",
     [
-        "nldiff.restoration.output.run_method",
+        "nldiff.restoration.output.run_parts",
         "nldiff.restoration.output.settle",
         "nldiff.figures.plots.save_figure",
         "nldiff.restoration.output.write_json",

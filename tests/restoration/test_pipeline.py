@@ -28,11 +28,11 @@ def sampling(result: Restoration) -> Sampling:
 def test_rate_shape_level_and_polarity_of_the_input_are_kept(prior: Prior, channels: int, rate: int) -> None:
     y = clipped(0.1, rate, max(channels, 1))
     y = y if channels else y[0]
-    result = restore(y, rate, prior)
+    result = restore(y, rate, prior, config=RestoreConfig(level="rms"))
     assert (result.sample_rate, result.audio.shape) == (rate, y.shape)
     assert result.audio.dtype == np.dtype(np.float32)
     assert np.max(np.abs(result.audio)) <= 0.999 + 1e-6
-    assert rms(result.audio) == pytest.approx(rms(y), rel=1e-5)
+    assert np.std(result.audio) == pytest.approx(np.std(y), rel=1e-4)
     assert np.corrcoef(result.audio.ravel(), y.ravel())[0, 1] > 0
     error = y - result.curve(result.audio)
     assert error.shape == y.shape
@@ -103,8 +103,9 @@ def test_batch_size_does_not_change_the_result(prior: Prior) -> None:
 def test_a_silent_channel_does_no_harm(prior: Prior) -> None:
     y = clipped(0.2, TINY_RATE, 2)
     y[1] = 0
-    result = restore(y, TINY_RATE, prior)
-    assert rms(result.audio) == pytest.approx(rms(y), rel=1e-5)
+    result = restore(y, TINY_RATE, prior, config=RestoreConfig(level="rms"))
+    assert np.std(result.audio[0]) == pytest.approx(np.std(y[0]), rel=1e-4)
+    assert not result.audio[1].any()
     assert np.isfinite(result.explained_db)
 
 
@@ -148,7 +149,7 @@ def test_the_prior_is_chosen_unless_one_is_named(
     assert priors == [("other", errors), ("tiny", {}), ("tiny", {})]
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (0, 4000), (2, 0), (1, 2, 4000), (4000, 2), (8, 4000), (1,), (799,)])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4000), (2, 0), (1, 2, 4000), (4000, 2), (1,), (799,)])
 def test_arrays_that_are_no_recording_are_refused(prior: Prior, shape: tuple[int, ...]) -> None:
     y = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with pytest.raises(NldiffError, match=r"^audio "):

@@ -102,4 +102,4 @@ def test_a_filtered_recording_is_restored_without_being_told(prior: Prior, fake:
 @pytest.mark.parametrize(("name", "value"), [("seconds", 0), ("fine_bins", 10), ("least", -1), ("evaluations", 0)])
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(NldiffError, match=f"plateaus.{name}"):
-        PlateauSettings(**{name: value})
+        PlateauSettings(**{name: value})  # type: ignore[arg-type]

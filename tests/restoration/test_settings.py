@@ -64,6 +64,9 @@ FIELDS: dict[str, list[tuple[str, Any, Any, Any]]] = {
     "polish": [("sigma", 0.01, 0.02, 0.03), ("steps", 1, 2, 3)],
     "evidence": [("order", 8, 12, 16), ("bias", -1.0, -2.0, -3.0)],
     "branches": [("rounds", 1, 2, 4), ("order", 8, 12, 16)],
+    "plateaus": [("evaluations", 5, 6, 7), ("seconds", 0.5, 0.6, 0.7)],
+    "overdrive": [("started", 1, 2, 4), ("order", 8, 12, 16)],
+    "bent": [("knots", 4, 5, 6), ("steps", 5, 6, 7)],
 }  # fmt: skip
 
 
@@ -176,7 +179,7 @@ def test_old_and_new_names_of_different_settings_add_up(prior: Prior) -> None:
         ("refine_windows", [0], "refinement.windows=[0]: positive multiples of 4 expected"),
         ("refine_windows", [-8], "refinement.windows=[-8]: positive multiples of 4 expected"),
         ("refine_windows", [], "refinement.windows=[]: positive multiples of 4 expected"),
-        ("refine_iterations", -1, "refinement.iterations=-1: a number of at least 1 expected"),
+        ("refine_iterations", -1, "refinement.iterations=-1: a number of at least 1 and below 1e+06 expected"),
         ("polish_sigma", -0.5, "polish.sigma=-0.5: a number of at least 0 expected"),
         ("polish_sigma", 1e-9, "polish.sigma=1e-09: 0 or at least 0.001 expected"),
         ("polish_steps", 0, "polish.steps=0: a number of at least 1 expected"),
@@ -292,7 +295,7 @@ BELOW_AND_ABOVE: dict[type, dict[str, list[Any]]] = {
         "knee_headroom": [0.0, -1.0], "iterations_divisor": [0, -1], "loosening": [(4.0, 0.5), (0.0,)],
         "halvings": [-1], "spread_growth": [0.0, -1.0], "exact_after": [-1],
     },
-    PolishSettings: {"sigma": [-0.1], "steps": [0, -1]},
+    PolishSettings: {"sigma": [-0.1], "steps": [0, -1], "draws": [0], "trust": [0.0, -1.0]},
 }  # fmt: skip
 
 
@@ -307,3 +310,21 @@ def test_every_group_refuses_values_out_of_range(kind: type) -> None:
             with pytest.raises(NldiffError, match=rf"\.{name}=.* expected") as caught:
                 kind(**{name: wrong})
             assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("quality", "iterations"), [("fast", 30), ("normal", 90), ("best", 180)])
+def test_the_quality_changes_what_the_prior_recommends_but_not_what_the_user_sets(
+    prior: Prior, quality: str, iterations: int
+) -> None:
+    recommended = recommending(prior, {"refinement": {"iterations": 90}, "sampler": {"steps": 40}})
+    found = resolve_settings(recommended, RestoreConfig(quality=quality))
+    assert found.refinement.iterations == iterations
+    assert found.sampler.steps == (20 if quality == "fast" else 40)
+    own = RestoreConfig(quality=quality, refinement={"iterations": 7}, sampler={"steps": 50})
+    found = resolve_settings(recommended, own)
+    assert (found.refinement.iterations, found.sampler.steps) == (7, 50)
+
+
+def test_an_unknown_quality_is_refused() -> None:
+    with pytest.raises(NldiffError, match=r"^quality=better: fast, normal, best expected$"):
+        check_config(RestoreConfig(quality="better"))

@@ -58,12 +58,14 @@ def test_a_method_that_changes_nothing_changes_nothing_in_chunks(channels: int, 
         starts.append(start)
         return chunk
 
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[float, float, str]] = []
     blocks: list[Audio] = []
     job = Job(recording(y), CONFIG)
     by_chunks(lambda job: Processor(process, TINY_RATE), job, blocks.append, lambda *done: steps.append(done))
     assert np.concatenate(blocks, axis=1) == pytest.approx(y, abs=1e-7)
-    assert steps == [(n + 1, len(starts)) for n in range(len(starts))]
+    assert len(steps) == len(starts)
+    assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
+    assert steps[-1][0] == steps[-1][1]
     assert len(starts) == (1 if seconds <= 0.5 else int(np.ceil((seconds - 0.1) / 0.4)))
     assert max(block.shape[1] for block in blocks) <= 4000
 

@@ -12,7 +12,14 @@ from torch import Tensor
 from nldiff.operators import Distortion, calibrate, input_sdr
 from nldiff.restoration.feasible import FeasibleSet, Intervals
 from nldiff.restoration.increasing import CurveSettings, nearest_increasing
-from nldiff.restoration.sparse import RefinementSettings, _mean_of_neighbours, sparsest_consistent, spread
+from nldiff.restoration.sparse import (
+    RefinementSettings,
+    _compiled,
+    _mean_of_neighbours,
+    _sparsest,
+    sparsest_consistent,
+    spread,
+)
 from nldiff.sampling import generators
 
 FLOOR = 0.01
@@ -90,6 +97,53 @@ def test_several_windows_give_the_mean_of_what_each_gives() -> None:
     together, short, long = (sparsest(x, feasible, windows, 5) for windows in ([64, 512], [64], [512]))
     torch.testing.assert_close(together, (short + long) / 2)
     assert float((short - long).abs().max()) > 0.01
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(1, 2),
+    length=st.integers(1, 900),
+    window=st.sampled_from([4, 12, 64, 500]),
+    iterations=st.integers(0, 6),
+)
+def test_the_compiled_loops_do_what_the_tensor_operations_do(
+    seed: int, items: int, length: int, window: int, iterations: int
+) -> None:
+    x, feasible = intervals(seed, items, length)
+    x = feasible.project(x)
+    expected = _sparsest(x, feasible, window, iterations, RefinementSettings())
+    found = _compiled(x, feasible, [window], iterations, RefinementSettings())[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_sets_and_types_are_refined_alike() -> None:
+    class Plain(FeasibleSet):
+        def expectation(self, x: Tensor, deviation: float) -> Tensor:
+            return self.project(x)
+
+        def project(self, x: Tensor) -> Tensor:
+            return feasible.project(x)
+
+    x, feasible = intervals(5, 2, 700)
+    usual = sparsest(x, feasible, [64, 128], 8)
+    torch.testing.assert_close(sparsest(x, Plain(), [64, 128], 8), usual, rtol=1e-4, atol=1e-5)
+    double = Intervals(feasible.low.double(), feasible.high.double())
+    torch.testing.assert_close(sparsest(x.double(), double, [64, 128], 8).float(), usual, rtol=1e-4, atol=1e-5)
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    x, feasible = intervals(6, 2, 3000)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(sparsest(x, feasible, [64, 256, 1024], 8))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -69,7 +69,7 @@ def test_foreign_values_of_a_checkpoint(tmp_path: Path, change: dict[str, object
     path = tmp_path / "checkpoint.pt"
     small_state().save(path)
     torch.save(torch.load(path, weights_only=True) | change, path)
-    with pytest.raises(NldiffError, match="is damaged or belongs to another configuration: .") as caught:
+    with pytest.raises(NldiffError, match=r"is damaged or belongs to another configuration: .") as caught:
         small_state().load(path)
     assert "\n" not in str(caught.value)
 

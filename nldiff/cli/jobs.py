@@ -1,0 +1,66 @@
+"""Inputs side by side: every input by itself, in several processes of one thread each."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
+from typing import Any
+
+from tqdm import tqdm
+
+from nldiff.errors import NldiffError
+
+Run = Callable[[argparse.Namespace], int]
+"""Runs a command with parsed options; returns the exit code."""
+
+
+def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[dict[str, Any]]) -> int:
+    """Run a command once for each of `changes` of its options; what it prints comes out in their order.
+
+    Args:
+        run: the command, a function of a module.
+        options: parsed options with `jobs`, the number of processes, which becomes 1 in each of them.
+        changes: options that are different.
+
+    Returns:
+        The highest exit code.
+
+    Raises:
+        NldiffError: a process was ended from outside.
+    """
+    # Read when the processes load PyTorch; this one has done so.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    codes, jobs = [0], min(options.jobs, len(changes))
+    with (
+        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(changes), unit="file", disable=options.quiet, dynamic_ncols=True) as bar,
+    ):
+        alone = [argparse.Namespace(**vars(options) | {"jobs": 1} | each) for each in changes]
+        futures = [pool.submit(_captured, run, one) for one in alone]
+        try:
+            for future in futures:
+                code, out, err = future.result()
+                codes.append(code)
+                bar.update()
+                for text, stream in ((out, sys.stdout), (err, sys.stderr)):
+                    if text:
+                        bar.write(text, file=stream, end="")
+        except BrokenProcessPool as error:
+            raise NldiffError(f"--jobs {options.jobs}: a process was ended from outside (out of memory?)") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return max(codes)
+
+
+def _captured(run: Run, options: argparse.Namespace) -> tuple[int, str, str]:
+    """Run a command; returns its exit code and what it printed to both streams. No bar is shown."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        options.bar = False
+        code = run(options)
+    return code, out.getvalue(), err.getvalue()

@@ -1,0 +1,39 @@
+"""`nldiff restore --jobs`: inputs side by side."""
+
+import re
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+from command_line import names, one_line, results, run, write
+from helpers import save_tiny_prior
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_prior(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
+
+
+def test_results_and_messages_are_those_of_one_job(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    takes = [write(tmp_path / f"{name}.wav", seed=seed) for seed, name in enumerate("abc")]
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    arguments: list[str | Path] = [takes[0], bad, *takes[1:], "sampler.steps=2", "--seed", "3"]
+    printed = []
+    for jobs in ("1", "2"):
+        assert run(prior, tmp_path / jobs, *arguments, "--jobs", jobs) == 1
+        out, err = capsys.readouterr()
+        printed.append(re.sub(r"\d+ s, seed", "TIME, seed", out.replace(str(tmp_path / jobs), "OUT")))
+        assert f"error: {bad}" in err
+    assert printed[0] == printed[1]
+    assert names(tmp_path / "2") == results("a", "b", "c")
+    for name in "abc":
+        one, two = (sf.read(tmp_path / jobs / f"{name}.restored.wav")[0] for jobs in ("1", "2"))
+        assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(prior, tmp_path / "out", write(tmp_path / "a.wav"), "--jobs", "0") == 1
+    assert "--jobs 0" in one_line(capsys)
