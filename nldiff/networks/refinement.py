@@ -35,9 +35,11 @@ class RefinementNetwork(nn.Module):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
-        fixed = {"layer": "magnitude_preserving", "progressive": False, "attention": False, "signals": _SIGNALS}
-        self.network: ScoreNetwork = NCSNpp(**arguments, **fixed)
-        nn.init.zeros_(self.network.output_gain)
+        fixed: dict[str, Any] = {"layer": "magnitude_preserving", "progressive": False, "attention": False}
+        network = NCSNpp(**arguments, **fixed, signals=_SIGNALS)
+        assert network.output_gain is not None  # of these layers
+        nn.init.zeros_(network.output_gain)
+        self.network: ScoreNetwork = network
 
     def forward(self, found: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """Refine sparse signals.
