@@ -21,10 +21,11 @@ from nldiff.restoration.evidence import binding
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.job import OnShare
+from nldiff.restoration.learned import Refiner, refiner_for
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
-from nldiff.restoration.sparse import sparsest_consistent, spread
+from nldiff.restoration.sparse import sparse_by_window, sparsest_consistent, spread
 from nldiff.restoration.uncertainty import guessed_sdr
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
@@ -54,6 +55,7 @@ class Workspace:
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
         sample: draws from the posterior, see `nldiff.sampling.sample`.
         progress: counts brief refinements.
+        refiner: the refinement network, if there is one for such recordings.
     """
 
     recording: Recording
@@ -70,6 +72,7 @@ class Workspace:
     first_guess: FirstGuess
     sample: Callable[..., Posterior]
     progress: Progress
+    refiner: Refiner | None = None
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +165,14 @@ class Workspace:
         passes = iterations * len(windows) * self.recording.sample_rate
         return ITERATION_SECONDS * passes / torch.get_num_threads()
 
+    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare | None = None) -> Tensor:
+        """As `refined`, then what the refinement network makes of it where there is one for the recording."""
+        if self.refiner is None:
+            return self.refined(x, curve, y, on_share=on_share)
+        (windows, iterations), feasible = self._effort(brief=False), curve.feasible(y)
+        found = sparse_by_window(x, feasible, windows, iterations, self.settings.refinement, on_share)
+        return self.refiner(found, feasible)
+
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""
         return spread(x, self.windows, self.settings.refinement.energy_floor)
@@ -235,6 +246,7 @@ def make_workspace(
         first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
         progress=progress or Progress(),
+        refiner=refiner_for(settings.refinement, prior, recording.sample_rate),
     )
 
 
