@@ -31,7 +31,7 @@ class PolishSettings:
     """
 
     sigma: float = 0.0
-    share: float = 0.5
+    share: float = 0.25
     steps: int = 6
     draws: int = 1
     trust: float = 0.5
