@@ -36,8 +36,9 @@ LAYERS = {
     "restoration.increasing restoration.learned restoration.sparse",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
+    "app": "errors version interrupts sound restoration report",
     "cli": "errors version interrupts writing devices config sound priors operators curves restoration training "
-    "evaluation report",
+    "evaluation report app",
     "__main__": "cli",
     "__init__": "errors version priors operators curves restoration",
 }

@@ -18,7 +18,8 @@ from nldiff.errors import NldiffError
 from nldiff.figures.waveforms import plot_waveforms
 from nldiff.metrics.loudness import loudness
 from nldiff.report import preview as module
-from nldiff.report.preview import build_preview, check_preview
+from nldiff.report.pages import check_pages
+from nldiff.report.preview import build_preview
 
 RATE = 16000
 NAME = "a <b>\"take\"</b> & 'more' ü.wav"
@@ -115,7 +116,7 @@ def test_a_long_recording_is_shown_in_part_and_a_short_one_has_no_loudness(
 def test_jinja_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(NldiffError, match=r"nldiff\[report\]"):
-        check_preview()
+        check_pages()
 
 
 def test_waveforms_show_every_peak() -> None:
