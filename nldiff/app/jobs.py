@@ -122,7 +122,7 @@ class Jobs:
             try:
                 self._worker.restore(job.source, job.results, lambda *progress, job=job: _note(job, *progress))
                 state, error = DONE, ""
-            except NldiffError as problem:
+            except (NldiffError, OSError) as problem:
                 state, error = FAILED, str(problem)
             with self._changed:
                 if job.state == WORKING:  # otherwise it was removed meanwhile
