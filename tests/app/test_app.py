@@ -135,7 +135,7 @@ def test_progress_is_shown_and_the_end_removes_everything(app: App, chromium: An
     screenshot(chromium, "app-progress")
     assert barriers(chromium) == []
     os.killpg(app.program.pid, signal.SIGTERM)  # as a closed terminal or a shutdown: all its processes
-    out, err = app.program.communicate(timeout=60)
+    _, err = app.program.communicate(timeout=60)
     assert app.program.returncode == 128 + signal.SIGTERM
     assert err == "ended by SIGTERM\n"
     assert app.left() == []

@@ -53,7 +53,7 @@ class Client:
     def __init__(self, server: Server, folder: Path, worker: Copier) -> None:
         self.server, self.folder, self.worker = server, folder, worker
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: Any) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -142,7 +142,7 @@ def test_what_cannot_be_restored_says_why(client: Client) -> None:
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-def test_pages_of_other_sites_are_refused(client: Client, headers: dict[str, str]) -> None:
+def test_pages_of_other_sites_are_refused(client: Client, headers: dict[str, Any]) -> None:
     client.worker.may.clear()
     address = client.upload("take.wav")
     headers = {name: value.format(port=client.server.port) for name, value in headers.items()}
@@ -221,7 +221,7 @@ def test_only_results_are_handed_out(client: Client, rest: str) -> None:
 def test_a_port_that_is_taken_is_named(client: Client) -> None:
     with pytest.raises(NldiffError, match=rf"^--port {client.server.port}: 127\.0\.0\.1 cannot be listened to there: "):
         Server(client.server.port, client.server.jobs, LIMIT)
-    with pytest.raises(NldiffError, match="^--port 70000: "):
+    with pytest.raises(NldiffError, match=r"^--port 70000: "):
         Server(70000, client.server.jobs, LIMIT)
 
 
