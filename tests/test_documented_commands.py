@@ -55,7 +55,9 @@ class Block:
 
 def blocks(page: Path) -> list[Block]:
     """Commands and Python code of a page, in order."""
-    found, code, fence = [], [], ""
+    found: list[Block] = []
+    code: list[str] = []
+    fence = ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
             if fence == "python":

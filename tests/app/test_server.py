@@ -145,18 +145,18 @@ def test_what_cannot_be_restored_says_why(client: Client) -> None:
 def test_pages_of_other_sites_are_refused(client: Client, headers: dict[str, Any]) -> None:
     client.worker.may.clear()
     address = client.upload("take.wav")
-    headers = {name: value.format(port=client.server.port) for name, value in headers.items()}
+    sent: dict[str, Any] = {name: value.format(port=client.server.port) for name, value in headers.items()}
     for method, path in (("POST", "/jobs?name=a.wav"), ("POST", f"{address}cancel"), ("GET", f"{address}state")):
-        assert client.ask(method, path, b"" if method == "POST" else None, **headers) == REFUSED
+        assert client.ask(method, path, b"" if method == "POST" else None, **sent) == REFUSED
     assert len(client.server.jobs.all()) == 1
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_its_own_page_is_answered(client: Client, name: str) -> None:
     host = f"{name}:{client.server.port}"
-    own = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
+    own: dict[str, Any] = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
     assert client.ask("POST", "/jobs?name=a.wav", b"sound", **own)[0] == 201
-    link = {"Host": host, "Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    link: dict[str, Any] = {"Host": host, "Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert client.ask("GET", "/", **link)[0] == 200
 
 
