@@ -117,10 +117,10 @@ def select_branches(
     slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
     amplified = noise / slope**2
     predictor, frame = start or whole(observed, settings.start_order), round(settings.frame_seconds * sample_rate)
-    found = np.zeros(0, np.int8)
+    found, x = np.zeros(0, np.int8), None
     for i in range(settings.rounds + 1):
         weight = settings.loudness_cost / power * (settings.later_loudness if i or start else 1)
-        x, labels = _searched(candidates, amplified, predictor, power, weight, settings)
+        x, labels = _searched(candidates, amplified, predictor, power, weight, settings, x)
         if np.array_equal(found, labels):
             break
         found = labels
@@ -138,6 +138,7 @@ def _searched(
     power: float,
     weight: float,
     settings: BranchSettings,
+    rough: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search forwards and backwards, and keep the better: clean values and branches, [time] each.
 
@@ -148,10 +149,11 @@ def _searched(
         power: of the observation, the variance of samples of which those before are not known.
         weight: cost of the squared clean value.
         settings: of the search.
+        rough: clean values as they were found before, [time]; None if none were.
     """
     from nldiff.restoration.viterbi import merge, search  # numba takes its time
 
-    ahead, order = predictor.variances[predictor.frames], predictor.filters.shape[1]
+    ahead, order = predictor.local_variances(rough), predictor.filters.shape[1]
     # Memory is needed for every sequence of so many branches.
     memory = min(settings.memory, int(np.log(_MOST_STATES) / np.log(max(2, candidates.low.shape[1]))))
 
