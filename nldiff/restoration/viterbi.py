@@ -71,8 +71,7 @@ def search(
             for j in range(first, last):
                 b = offered[j]
                 value = _clamped(prediction, low[n, b], high[n, b])
-                total = cost[s] + level[j] + weight * value * value
-                total += (value - prediction) * (value - prediction) * inverse[j]
+                total = cost[s] + level[j] + weight * value**2 + (value - prediction) ** 2 * inverse[j]
                 state = (key[s] * branches + b) % keys
                 i = slot[state]
                 if i < 0:
