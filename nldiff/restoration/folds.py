@@ -19,9 +19,8 @@ from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
 
-# Share of a result's power that the two directions of the search disagree by, above which it is doubtful: -12 dB; and
-# above which it is not believed.
-_DOUBTFUL, _HOPELESS = 10**-1.2, 0.5
+# Expected error as a share of the result's power, above which it is doubtful: -12 dB.
+_DOUBTFUL = 10**-1.2
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class FoldInversion(Strategy):
         return restored
 
     def doubts(self) -> tuple[str, ...]:
-        """What forwards and backwards searches disagree about, of all that was restored."""
+        """Whether the error that is to be expected of all that was restored is large."""
         power, error = (sum(each) for each in zip(*self.searched, strict=True)) if self.searched else (0.0, 0.0)
         if error <= _DOUBTFUL * power:
             return ()
         decibels = 10 * np.log10(power / error)
         return (
-            f"the branches of the folding curve are in doubt: two searches agree to {decibels:.0f} dB only, and the "
+            f"the branches of the folding curve are in doubt: an SDR of {decibels:.0f} dB is to be expected, and the "
             "result may be worse than the recording",
         )
 
@@ -75,8 +74,7 @@ class FoldInversion(Strategy):
         power = float(restored.double().square().sum())
         if error <= _DOUBTFUL * power:
             return judgement
-        most = settings.hopeless if error > _HOPELESS * power else settings.certain
-        return replace(judgement, log_odds=min(judgement.log_odds, most))
+        return replace(judgement, log_odds=min(judgement.log_odds, settings.certain))
 
     def _inverted(self, work: Workspace, y: Tensor) -> tuple[Tensor, float]:
         """The clean signals, and the squared error that is to be expected, summed."""
