@@ -68,8 +68,25 @@ class BranchSettings:
                 raise NldiffError(f"branches.{name}={getattr(self, name)}: a multiple of 4 expected")
 
 
-def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settings: BranchSettings) -> np.ndarray:
-    """The most predictable signal that a curve maps to the observed one, [time], float64.
+@dataclass(frozen=True)
+class Branches:
+    """The branches of a signal.
+
+    Attributes:
+        x: clean values, in intervals the likeliest ones, [time], float64.
+        labels: branches, [time].
+        doubt: power of the error that is to be expected, as a fraction of that of `x`: of the difference between what
+            the searches forwards and backwards in time found, or, if it is more, what the samples may be off that
+            another branch explains about as well.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    doubt: float
+
+
+def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settings: BranchSettings) -> Branches:
+    """The most predictable signal that a curve maps to the observed one.
 
     The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
     noise; a second search reckons with it where it is worth mentioning.
@@ -82,14 +99,14 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     """
     power = float(np.mean(observed**2))
     if power == 0:
-        return np.zeros_like(observed)
-    x, _ = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
-    unpredicted = framewise(x, settings.order, round(settings.frame_seconds * sample_rate)).variances
+        return Branches(np.zeros_like(observed), np.zeros(len(observed), np.int8), 0.0)
+    found = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
+    unpredicted = framewise(found.x, settings.order, round(settings.frame_seconds * sample_rate)).variances
     noise = float(np.quantile(unpredicted, settings.noise_quantile))
     if noise < settings.least_noise * power:
-        return x
+        return found
     candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
-    return select_branches(observed, candidates, noise, sample_rate, settings)[0]
+    return select_branches(observed, candidates, noise, sample_rate, settings)
 
 
 def select_branches(
@@ -99,7 +116,7 @@ def select_branches(
     sample_rate: int,
     settings: BranchSettings,
     start: Predictor | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Branches:
     """Choose a candidate for every sample.
 
     Args:
@@ -109,26 +126,21 @@ def select_branches(
         sample_rate: Hz.
         settings: of the search.
         start: predictor of the first round; by default one for the whole of the observation.
-
-    Returns:
-        Clean values, in intervals the likeliest ones, and branches, [time] each.
     """
     power = float(np.mean(observed**2))
     slope = np.where(candidates.slope == 0, np.inf, np.maximum(candidates.slope, _LEAST_SLOPE))
     amplified = noise / slope**2
     predictor, frame = start or whole(observed, settings.start_order), round(settings.frame_seconds * sample_rate)
-    found = np.zeros(0, np.int8)
+    found: Branches | None = None
     for i in range(settings.rounds + 1):
         weight = settings.loudness_cost / power * (settings.later_loudness if i or start else 1)
-        x, labels = _searched(candidates, amplified, predictor, power, weight, settings)
-        if np.array_equal(found, labels):
-            break
-        found = labels
-        if i == settings.rounds:
+        before, found = found, _searched(candidates, amplified, predictor, power, weight, settings, found)
+        if i == settings.rounds or (before and np.array_equal(before.labels, found.labels)):
             break
         order = settings.order if i else settings.second_order
-        predictor = framewise(x, order, frame)
-    return x, found
+        predictor = framewise(found.x, order, frame)
+    assert found is not None, "there is at least one round"
+    return found
 
 
 def _searched(
@@ -138,8 +150,9 @@ def _searched(
     power: float,
     weight: float,
     settings: BranchSettings,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Search forwards and backwards, and keep the better: clean values and branches, [time] each.
+    rough: Branches | None,
+) -> Branches:
+    """Search forwards and backwards, and keep the better.
 
     Args:
         candidates: see `select_branches`.
@@ -148,10 +161,11 @@ def _searched(
         power: of the observation, the variance of samples of which those before are not known.
         weight: cost of the squared clean value.
         settings: of the search.
+        rough: what was found before; None if nothing was.
     """
     from nldiff.restoration.viterbi import merge, search  # numba takes its time
 
-    ahead, order = predictor.variances[predictor.frames], predictor.filters.shape[1]
+    ahead, order = predictor.local_variances(rough.x if rough else None), predictor.filters.shape[1]
     # Memory is needed for every sequence of so many branches.
     memory = min(settings.memory, int(np.log(_MOST_STATES) / np.log(max(2, candidates.low.shape[1]))))
 
@@ -168,6 +182,26 @@ def _searched(
     with ThreadPoolExecutor(2 if search.signatures else 1) as pool:
         both = list(pool.map(labels, (1, -1)))
     ahead[:order] = power
+    time = np.arange(len(ahead))
+    apart = candidates.low[time, both[0]] - candidates.low[time, both[1]]  # merging changes both
     spread = noise + ahead[:, None]
     x = merge(both[0], both[1], candidates.low, candidates.high, spread, predictor.filters, predictor.frames, weight)
-    return x, both[0]
+    errors = max(float(np.sum(apart**2)), _ambiguity(x, predictor, candidates.low, noise))
+    return Branches(x, both[0], errors / max(float(np.sum(x**2)), np.finfo(float).tiny))
+
+
+def _ambiguity(x: np.ndarray, predictor: Predictor, values: np.ndarray, noise: np.ndarray) -> float:
+    """Squared error that is to be expected if every sample is the value that it is, or another one, by its prediction.
+
+    Args:
+        x: clean values, [time].
+        predictor: of them.
+        values: those of all branches, [time, pieces].
+        noise: its variance in them, same shape.
+    """
+    predicted = x - predictor.errors(x)
+    variances = predictor.local_variances(x)[:, None] + noise
+    costs = (values - predicted[:, None]) ** 2 / variances + np.log(variances)
+    odds = np.exp(-0.5 * (costs - np.nanmin(costs, axis=1, keepdims=True)))
+    odds = np.nan_to_num(odds)
+    return float(np.sum(odds * np.nan_to_num(values - x[:, None]) ** 2 / odds.sum(1, keepdims=True)))

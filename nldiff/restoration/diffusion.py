@@ -17,7 +17,7 @@ from nldiff import sound
 from nldiff.cores import side_by_side
 from nldiff.operators import Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
-from nldiff.restoration.estimation import Estimate, estimate_operator
+from nldiff.restoration.estimation import Estimate, doubted, estimate_operator
 from nldiff.restoration.fit import Fit, Sampling
 from nldiff.restoration.job import Emit, Job, OnStep
 from nldiff.restoration.peeling import peel
@@ -82,7 +82,7 @@ def diffusion(
             cost=tuple(posterior.cost.mean(1).tolist()) if posterior else (),
             evaluations=strategy.evaluations(work, posterior.evaluations if posterior else 0),
             trace=estimate.trace,
-            verdict=estimate.verdict,
+            verdict=doubted(work, estimate),
         ),
     )
 

@@ -177,6 +177,17 @@ def _believed(work: Workspace, y: Tensor, candidates: list[Candidate]) -> tuple[
     return Unchanged(Identity()) if verdict.unchanged else candidates[0].strategy, verdict
 
 
+def doubted(work: Workspace, estimate: Estimate) -> Verdict | None:
+    """The verdict with doubts that came up while chunks were restored; with such, a told operator is judged as well."""
+    verdict, doubts = estimate.verdict, estimate.strategy.doubts()
+    if not doubts:
+        return verdict
+    if verdict is None:
+        judgement = estimate.strategy.judged(work, work.observed(work.excerpts))
+        verdict = Verdict("distorted", "told", judgement, {"told": judgement.log_odds}, unchanged=False)
+    return replace(verdict, notes=(*verdict.notes, *doubts))
+
+
 def _noted_inputs(work: Workspace) -> Tensor:
     """Clean values [points] at which the curve is noted."""
     return torch.linspace(-_NOTED_SIGMAS, _NOTED_SIGMAS, _NOTED_POINTS) * work.prior.sigma_data

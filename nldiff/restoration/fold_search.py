@@ -191,8 +191,8 @@ def _trial(family: Family, y: np.ndarray, limit: float, sample_rate: int, settin
     """Search branches under the parameters that a family starts from, which are right to a fraction of the width."""
     offered = piecewise(family.curve, limit).candidates(y, _TOLERANCE * _rms(y))
     noise = (_STRAYING * _rms(y)) ** 2
-    x, labels = select_branches(y, offered, noise, sample_rate, settings)
-    return _fit(family, y, x, labels, limit, sample_rate)
+    found = select_branches(y, offered, noise, sample_rate, settings)
+    return _fit(family, y, found.x, found.labels, limit, sample_rate)
 
 
 def _refined(fit: Fit, y: np.ndarray, limit: float, sample_rate: int, settings: BranchSettings) -> Fit:
@@ -221,7 +221,8 @@ def _refined(fit: Fit, y: np.ndarray, limit: float, sample_rate: int, settings: 
         change = _improvement(x, np.stack(rows), predictor)
         parameters = parameters + change.clip(-_LARGEST_CHANGE * parameters, _LARGEST_CHANGE * parameters)
         noise = float(np.quantile(predictor.variances, settings.noise_quantile))
-        x, labels = select_branches(y, candidates(parameters), noise, sample_rate, once, predictor)
+        found = select_branches(y, candidates(parameters), noise, sample_rate, once, predictor)
+        x, labels = found.x, found.labels
     return _fit(replace(family, parameters=tuple(map(float, parameters))), y, x, labels, limit, sample_rate)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,15 +19,23 @@ from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
 
+# Expected error as a share of the result's power, above which it is doubtful: -12 dB.
+_DOUBTFUL = 10**-1.2
+
 
 @dataclass(frozen=True)
 class FoldInversion(Strategy):
     """For curves that are not increasing: the most predictable signal that the curve maps to the observed one.
 
     Known even curves are left to sampling: of whole notes they leave the sign open, which predictability does not tell.
+
+    Attributes:
+        curve: the operator, cut into pieces.
+        searched: of every signal that was restored, power and expected error, summed over samples.
     """
 
     curve: PiecewiseCurve
+    searched: list[tuple[float, float]] = field(default_factory=list, compare=False)
     full_band = True
 
     @classmethod
@@ -42,18 +50,38 @@ class FoldInversion(Strategy):
 
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Invert channel by channel."""
-        return self._inverted(work, y)
+        restored, errors = self._inverted(work, y)
+        self.searched.append((float(restored.double().square().sum()), errors))
+        return restored
+
+    def doubts(self) -> tuple[str, ...]:
+        """Whether the error that is to be expected of all that was restored is large."""
+        power, error = (sum(each) for each in zip(*self.searched, strict=True)) if self.searched else (0.0, 0.0)
+        if error <= _DOUBTFUL * power:
+            return ()
+        decibels = 10 * np.log10(power / error)
+        return (
+            f"the branches of the folding curve are in doubt: an SDR of {decibels:.0f} dB is to be expected, and the "
+            "result may be worse than the recording",
+        )
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
-        """Judge the inverse of the loudest excerpt."""
+        """Judge the inverse of the loudest excerpt; where branches are in doubt, so is the judgement."""
         loudest = y[[int(y.square().sum(1).argmax())]]
-        restored = self._inverted(work, loudest)
-        return judge(loudest, restored, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
+        settings = work.settings.evidence
+        restored, error = self._inverted(work, loudest)
+        judgement = judge(loudest, restored, self.operator, work.recording.sample_rate, settings=settings)
+        power = float(restored.double().square().sum())
+        if error <= _DOUBTFUL * power:
+            return judgement
+        return replace(judgement, log_odds=min(judgement.log_odds, settings.certain))
 
-    def _inverted(self, work: Workspace, y: Tensor) -> Tensor:
+    def _inverted(self, work: Workspace, y: Tensor) -> tuple[Tensor, float]:
+        """The clean signals, and the squared error that is to be expected, summed."""
         rate, settings = work.recording.sample_rate, work.settings.branches
         found = [invert(self.curve, item, rate, settings) for item in y.cpu().double().numpy()]
-        return torch.from_numpy(np.stack(found)).to(y.dtype).to(y.device)
+        restored = torch.from_numpy(np.stack([each.x for each in found])).to(y.dtype).to(y.device)
+        return restored, float(sum(each.doubt * np.sum(each.x**2) for each in found))
 
 
 def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:

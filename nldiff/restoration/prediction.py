@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import median_filter, uniform_filter1d
 
 # Ridge of the normal equations, and least variance of a prediction, as fractions of the power.
 _RIDGE, _LEAST_VARIANCE = 1e-9, 1e-13
@@ -19,6 +19,8 @@ _FRAME_RIDGE = 1e-7
 _NORMAL_MEDIAN = 1.4826
 # An error of so many variances counts half.
 _HALVING = 2.0
+# Samples whose errors tell the local variance, more than twice as many as a wrong sample spoils.
+_LOCAL = 65
 # Frames that are solved for at once.
 _BLOCK = 32
 
@@ -42,6 +44,17 @@ class Predictor:
         order = self.filters.shape[1]
         before = np.lib.stride_tricks.sliding_window_view(np.pad(x, (order, 0))[:-1], order)[:, ::-1]
         return np.asarray(x - np.einsum("nk,nk->n", before, self.filters[self.frames]))
+
+    def local_variances(self, x: np.ndarray | None) -> np.ndarray:
+        """Variance of the prediction of every sample: that of its frame, or of attacks, which are noise for a moment.
+
+        Args:
+            x: the signal, right but for single samples, [time]; None: that of the frames everywhere.
+        """
+        variances = self.variances[self.frames]
+        if x is None:
+            return variances
+        return np.maximum(variances, (_NORMAL_MEDIAN * median_filter(np.abs(self.errors(x)), _LOCAL)) ** 2)
 
 
 def whole(y: np.ndarray, order: int, iterations: int = 6) -> Predictor:

@@ -70,6 +70,10 @@ class Strategy(ABC):
         assert x is not None, "a strategy that restores otherwise judges otherwise"
         return judge(y, x, self.operator, work.recording.sample_rate, settings=work.settings.evidence)
 
+    def doubts(self) -> tuple[str, ...]:
+        """What a user should know of the chunks that were restored, a line each."""
+        return ()
+
     @staticmethod
     def ready(work: Workspace) -> list[int]:
         """Chunks that sampling for the operator, where it is needed, restores as this strategy would."""

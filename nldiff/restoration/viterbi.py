@@ -21,6 +21,8 @@ from numba import njit
 _NEVER = 1e300
 # Costs that differ by less are tied: the first of them stay.
 _TIE = 1e-9
+# Branches that a survivor may go on to: those with values nearest to its prediction.
+_NEAREST = 4
 # Largest number of rounds of repair.
 _REPAIRS = 3
 
@@ -65,11 +67,11 @@ def search(
         shift = (order - position) % order
         for s in range(alive):
             prediction = _survivors_prediction(turned[frames[n]], shift, history[s])
-            for j in range(count):
+            first, last = _nearest(low, n, offered, count, prediction)
+            for j in range(first, last):
                 b = offered[j]
                 value = _clamped(prediction, low[n, b], high[n, b])
-                total = cost[s] + level[j] + weight * value * value
-                total += (value - prediction) * (value - prediction) * inverse[j]
+                total = cost[s] + level[j] + weight * value**2 + (value - prediction) ** 2 * inverse[j]
                 state = (key[s] * branches + b) % keys
                 i = slot[state]
                 if i < 0:
@@ -104,6 +106,16 @@ def _offers(
             offered[count], level[count], inverse[count] = b, np.log(spread[n, b]), 1 / spread[n, b]
             count += 1
     return count
+
+
+@njit
+def _nearest(low: np.ndarray, n: int, offered: np.ndarray, count: int, prediction: float) -> tuple[int, int]:
+    """Range of the offered branches, which ascend in value, with as many below the prediction as above it."""
+    above = 0
+    while above < count and low[n, offered[above]] < prediction:
+        above += 1
+    first = max(0, min(above - _NEAREST // 2, count - _NEAREST))
+    return first, min(first + _NEAREST, count)
 
 
 @njit

@@ -25,7 +25,7 @@ def si_sdr(x: np.ndarray, found: np.ndarray) -> float:
 
 def inverted(operator: Operator, x: np.ndarray, noise: float = 0.0, rate: int = RATE) -> np.ndarray:
     y = operator(torch.from_numpy(x)).numpy() + noise * np.random.default_rng(0).standard_normal(len(x))
-    return invert(piecewise(operator, 0.6), y, rate, BranchSettings())
+    return invert(piecewise(operator, 0.6), y, rate, BranchSettings()).x
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_same_result_every_time() -> None:
 
 
 def test_silence_stays_silent() -> None:
-    assert not invert(piecewise(Distortion("full_wave"), 1.0), np.zeros(100), RATE, BranchSettings()).any()
+    assert not invert(piecewise(Distortion("full_wave"), 1.0), np.zeros(100), RATE, BranchSettings()).x.any()
 
 
 def test_the_cheapest_of_all_sequences_is_found() -> None:
@@ -88,9 +88,10 @@ def test_the_cheapest_of_all_sequences_is_found() -> None:
     other = np.random.default_rng(0).uniform(0.05, 0.1, len(x)) * np.where(np.arange(len(x)) % 2, 1, -1)
     swapped = np.random.default_rng(1).random(len(x)) < 0.5
     values = np.where(swapped[:, None], np.stack([x + other, x], 1), np.stack([x, x + other], 1))
-    found, labels = select_branches(x, Candidates(values, values, np.ones_like(values)), 0.0, RATE, BranchSettings())
-    np.testing.assert_array_equal(labels, swapped.astype(int))
-    np.testing.assert_array_equal(found, x)
+    found = select_branches(x, Candidates(values, values, np.ones_like(values)), 0.0, RATE, BranchSettings())
+    np.testing.assert_array_equal(found.labels, swapped.astype(int))
+    np.testing.assert_array_equal(found.x, x)
+    assert found.doubt == 0  # both directions find the same
 
 
 def test_intervals_are_filled_with_what_is_predicted() -> None:
@@ -98,8 +99,8 @@ def test_intervals_are_filled_with_what_is_predicted() -> None:
     x = 0.1 * np.sin(2 * np.pi * 440 * t)
     low, high = np.where(x >= 0.09, 0.09, x)[:, None], np.where(x >= 0.09, 0.5, x)[:, None]
     slope = (x < 0.09).astype(float)[:, None]
-    found, _ = select_branches(x.clip(max=0.09), Candidates(low, high, slope), 0.0, RATE, BranchSettings())
-    assert si_sdr(x, found) > si_sdr(x, x.clip(max=0.09)) + 10
+    found = select_branches(x.clip(max=0.09), Candidates(low, high, slope), 0.0, RATE, BranchSettings())
+    assert si_sdr(x, found.x) > si_sdr(x, x.clip(max=0.09)) + 10
 
 
 def test_settings_are_validated() -> None:
@@ -123,7 +124,7 @@ def test_the_memory_of_the_search_stays_within_bounds(monkeypatch: pytest.Monkey
     x = 0.03 * np.sin(np.arange(400) / 40)
     folder = Distortion("triangle_fold", {"threshold": 0.01})
     observed = folder(torch.from_numpy(x)).numpy()
-    found = invert(curve, observed, 8000, BranchSettings(memory=6))
+    found = invert(curve, observed, 8000, BranchSettings(memory=6)).x
     assert curve.inputs.shape[0] > 90
     assert max(states) <= 1 << 20
     assert folder(torch.from_numpy(found)).numpy() == pytest.approx(observed, abs=1e-6)

@@ -31,6 +31,24 @@ def test_chosen_for_known_curves_that_fall_somewhere_and_for_no_others(prior: Pr
     assert FoldInversion.of(work, operator, observed, observed) is None  # sampled: somebody else's
 
 
+def test_branches_that_two_searches_disagree_about_are_reported(prior: Prior) -> None:
+    noise = np.random.default_rng(0).laplace(size=TINY_RATE // 2)  # nothing can be predicted
+    known, config = Distortion("triangle_fold", {"threshold": 0.5}), RestoreConfig(refinement=AUTO)
+    y = known(torch.from_numpy(noise)).numpy()
+    result = nldiff.restore(y, TINY_RATE, prior, known=known, config=config)
+    assert result.fit.sampling is not None
+    verdict = result.fit.sampling.verdict
+    assert verdict is not None
+    assert verdict.judgement is not None
+    assert verdict.judgement.log_odds <= 4  # doubt
+    assert "the result may be worse than the recording" in verdict.warnings[0]
+    x = plucked(0.3, TINY_RATE, 0, 0.25)
+    known = Distortion("wavefold", {"threshold": 0.2})
+    result = nldiff.restore(known(torch.from_numpy(x)).numpy(), TINY_RATE, prior, known=known, config=config)
+    assert result.fit.sampling is not None
+    assert result.fit.sampling.verdict is None
+
+
 def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
     x = np.stack([plucked(0.3, TINY_RATE, seed, 0.25) for seed in (0, 1)])
     known = Distortion("wavefold", {"threshold": 0.2})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from nldiff.restoration.prediction import framewise
+from nldiff.restoration.prediction import Predictor, framewise
 
 TAPS = np.array([1.6, -0.8])
 
@@ -38,3 +38,17 @@ def test_errors_are_what_is_not_predicted() -> None:
 def test_silence_is_predicted_by_nothing() -> None:
     found = framewise(np.zeros(1000), 4, 200)
     assert not found.filters.any()
+
+
+def test_the_variance_of_an_attack_is_local() -> None:
+    random, x = np.random.default_rng(0), np.zeros(2000)
+    x[:] = 0.01 * random.standard_normal(2000)
+    x[900:1100] = random.standard_normal(200)
+    predictor = Predictor(np.zeros((1, 4)), np.array([1e-4]), np.zeros(2000, np.int64))
+    assert (predictor.local_variances(None) == 1e-4).all()
+    variances = predictor.local_variances(x)
+    assert 0.5 < np.median(variances[940:1060]) < 2
+    assert variances[:850].max() < 4e-4
+    assert variances.min() == 1e-4
+    x[500:520] = 1.0  # the errors that one wrong sample makes are not an attack
+    assert predictor.local_variances(x)[510] < 1e-3
