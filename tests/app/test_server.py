@@ -202,7 +202,7 @@ def test_work_can_be_cancelled_and_the_next_goes_on(client: Client) -> None:
 def test_only_some_are_kept_and_only_some_may_wait(client: Client) -> None:
     addresses = [client.upload(f"{n}.wav") for n in range(MOST)]
     client.wait(addresses[-1], "done")
-    client.upload("next.wav")
+    client.wait(client.upload("next.wav"), "done")
     assert [job.name for job in client.server.jobs.all()][:: MOST - 1] == ["next.wav", "1.wav"]
     client.worker.may.clear()
     for n in range(MOST):
