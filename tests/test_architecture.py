@@ -30,15 +30,16 @@ LAYERS = {
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors reading writing sound transforms metrics",
     "curves": "errors version writing sound operators figures",
+    "identification": "errors version writing sound operators figures curves",
     "restoration": "errors version reading writing devices cores sound transforms priors operators metrics sampling "
     "baselines figures curves",
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
-    "cli": "errors version interrupts writing devices config sound priors operators curves restoration training "
+    "cli": "errors version interrupts writing devices config sound priors operators curves identification restoration training "
     "evaluation report",
     "__main__": "cli",
-    "__init__": "errors version priors operators curves restoration",
+    "__init__": "errors version priors operators curves identification restoration",
 }
 # (module, imported module) -> the reason why this import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}

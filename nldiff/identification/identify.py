@@ -13,7 +13,7 @@ from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 from nldiff.identification.alignment import aligned, delayed, find_delay
 from nldiff.identification.model import Excerpt, Model, exchanged, fit, search, stages_of
-from nldiff.identification.stages import DelayStage, KnownStage, SplineStage, Stage
+from nldiff.identification.stages import DelayStage, SplineStage, Stage
 from nldiff.operators import Operator, Rescaled
 
 # Share of the recordings, from their end, that the fit does not see.
@@ -26,6 +26,8 @@ _SHORTEST = 0.5
 _STARTS, _KEPT, _FOUND = 4, 2, 1e-4
 _ITERATIONS = (10, 20, 10)
 _GRID = 15
+# Power of the samples by which stretches are compared.
+_PEAKS = 8
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,10 @@ def identify(
             f"{_SHORTEST:g} s needed"
         )
     seen = round((1 - HELD_OUT) * x.shape[1])
-    pieces = [_excerpt(x[:, :seen], y[:, :seen], sample_rate, *sizes) for sizes in (_SHORT, _LONG)]
+    short, long = (_excerpt(x[:, :seen], y[:, :seen], sample_rate, *sizes) for sizes in (_SHORT, _LONG))
     # Devices do not change with time: a delay before them is one behind them, and costs less there.
     stages = [DelayStage(delay - lag), *stages_of(operator, sample_rate, x, y)]
-    model, at = _fitted(Model(tuple(stages)), *pieces, np.random.default_rng(seed))
+    model, at = _fitted(Model(tuple(stages)), short, long, np.random.default_rng(seed))
     found = model.operator(at)
     rest = float(at[0])
     output = delayed(found(torch.from_numpy(x)).numpy(), rest)
@@ -111,9 +113,7 @@ def identify(
     return Identification(device, lag + rest, esr, held_out, sample_rate, float(np.abs(x).max()))
 
 
-def _fitted(
-    model: Model, short: Excerpt, long: Excerpt, random: np.random.Generator
-) -> tuple[Model, np.ndarray]:
+def _fitted(model: Model, short: Excerpt, long: Excerpt, random: np.random.Generator) -> tuple[Model, np.ndarray]:
     """The model, its knots moved to where the signal is, and its coordinates."""
     cost = partial(model.cost, short)
     first = _with_curve(model, short, model.start())
@@ -175,19 +175,19 @@ def _moved_knots(model: Model, at: np.ndarray, clean: np.ndarray) -> tuple[Model
 
 
 def _excerpt(clean: np.ndarray, observed: np.ndarray, sample_rate: int, count: int, seconds: float) -> Excerpt:
-    """The loudest stretch of the observation in each of `count` equal parts."""
+    """The stretch with the highest peaks of the clean signal in each of `count` equal parts: a curve needs them all."""
     lead = round(_LEAD * sample_rate)
     part = clean.shape[1] // count
     frames = min(round(seconds * sample_rate) + lead, part)
-    power = np.cumsum(np.pad(np.sum(observed**2, axis=0), (1, 0)))
+    power = np.cumsum(np.pad(np.sum((clean / np.abs(clean).max()) ** _PEAKS, axis=0), (1, 0)))
     spans = []
     for first in range(0, part * count, part):
         last = first + part - frames
         start = first + int(np.argmax(power[first + frames : last + frames + 1] - power[first : last + 1]))
         spans.append(slice(start, start + frames))
-    pair = [np.concatenate([signal[:, span] for span in spans]) for signal in (clean, observed)]
+    x, y = (np.concatenate([signal[:, span] for span in spans]) for signal in (clean, observed))
     # A delay takes samples from beyond the ends.
-    return Excerpt(*pair, slice(min(lead, frames // 2), frames - 128))
+    return Excerpt(x, y, slice(min(lead, frames // 2), frames - 128))
 
 
 def _checked(name: str, audio: ArrayLike) -> np.ndarray:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.linalg import block_diag
 
 from nldiff.errors import NldiffError
-from nldiff.identification.stages import DelayStage, KnownStage, SplineStage, Stage
+from nldiff.identification.stages import KnownStage, SplineStage, Stage
 from nldiff.operators import Chain, Operator, parse_operator
 
 CURVE = "curve"
-WIENER_HAMMERSTEIN = (
-    "low_shelf > peak > peak > high_shelf > curve > low_shelf > peak > high_shelf > steep_lowpass"
-)
+WIENER_HAMMERSTEIN = "low_shelf > peak > peak > high_shelf > curve > low_shelf > peak > high_shelf > steep_lowpass"
 ALIASES = {"wiener_hammerstein": WIENER_HAMMERSTEIN}
 """Names for descriptions."""
 
@@ -68,7 +67,7 @@ class Model:
     def slices(self) -> list[slice]:
         """Where the coordinates of every stage are."""
         ends = np.cumsum([0, *(stage.bounds.shape[1] for stage in self.stages)])
-        return [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+        return [slice(start, end) for start, end in pairwise(ends)]
 
     @property
     def bounds(self) -> np.ndarray:
@@ -144,7 +143,9 @@ class Excerpt:
         return float(np.sum((y - estimate) ** 2) / np.sum(y**2))
 
 
-def fit(model: Model, excerpt: Excerpt, at: np.ndarray, iterations: int, which: Sequence[int] | None = None) -> np.ndarray:
+def fit(
+    model: Model, excerpt: Excerpt, at: np.ndarray, iterations: int, which: Sequence[int] | None = None
+) -> np.ndarray:
     """Levenberg and Marquardt's method within the bounds (Marquardt 1963): the squared error falls in every step.
 
     Args:

@@ -20,7 +20,9 @@ from nldiff.operators import DISTORTIONS, Distortion, Operator, TabulatedCurve
 
 # Ranges narrower than those of the table, by the name of the parameter; sizes are multiples of the signal's peak.
 _RANGES = {"hz": (1.0, 20000.0), "q": (0.25, 12.0), "gain_db": (-60.0, 60.0)}
-_SIZES, _SEARCHED_SIZES = (1e-4, 1e2), (0.02, 2.0)
+_SIZES, _SEARCHED_SIZES, _SEARCHED_GAINS = (1e-4, 1e2), (0.02, 2.0), (0.2, 100.0)
+# Sizes are told by their lower end in the table.
+_TINY = DISTORTIONS["hard_clip"].parameters["threshold"].low
 # Frequencies of equalisers: a shelf below those is a gain.
 _EQUALISERS, _LOWEST = frozenset({"peak", "low_shelf", "high_shelf"}), 25.0
 _FIRST_HZ = {"low_shelf": 150.0, "high_shelf": 4000.0, "lowpass": 8000.0, "steep_lowpass": 8000.0, "highpass": 30.0}
@@ -35,7 +37,7 @@ _WIDE = 20.0
 # A filter with a gain starts with this one: at 0 dB its frequency would change nothing.
 _START_DB = 1.0
 # How much a change of a curve's slope by that of its first line counts.
-_BENDS = 0.1
+_BENDS = 3.0
 _TABLE_POINTS = 1001
 _LARGEST_DELAY = 100.0
 
@@ -72,7 +74,8 @@ class Free:
 
     def grid(self, points: int) -> np.ndarray:
         """Coordinates at which a first value is looked for, `[points]`."""
-        return np.linspace(*(self.coordinate(end) for end in self.searched), points)
+        low, high = map(self.coordinate, self.searched)
+        return np.linspace(low, high, points)
 
 
 class Stage(ABC):
@@ -124,20 +127,26 @@ class KnownStage(Stage):
 
     @classmethod
     def of(cls, name: str, given: Mapping[str, float], sample_rate: int, peak: float, number: int) -> KnownStage:
-        """Leave open what is not given; `peak` is that of the clean signal, `number` of stages like this came before."""
+        """Leave open what is not given.
+
+        Args:
+            name: a key of `DISTORTIONS`.
+            given: parameters that are fixed.
+            sample_rate: Hz.
+            peak: of the clean signal.
+            number: of stages of this name that came before on the same side of a curve.
+        """
         frees = []
         for key, known in DISTORTIONS[name].parameters.items():
             if key in given or key in _CONSTANTS:
                 continue
             low, high = known.low, known.high
-            searched = _SEARCHED.get(key, (low, high))
+            searched: tuple[float, float] = _SEARCHED.get(key, (low, high))
             start = _START_DB if key == "gain_db" and low < 0 and name != "gain" else known.default
-            if low == 1e-20:
-                size = 1 / peak if name == "soft_clip" else peak
-                (low, high), searched = (size * np.array(each) for each in (_SIZES, _SEARCHED_SIZES))
-                if name == "soft_clip":
-                    searched = tuple(size * np.array([0.2, 100.0]))
-                start = size
+            if low == _TINY:
+                size, around = (1 / peak, _SEARCHED_GAINS) if name == "soft_clip" else (peak, _SEARCHED_SIZES)
+                low, high, start = size * _SIZES[0], size * _SIZES[1], size
+                searched = size * around[0], size * around[1]
             elif key in _RANGES:
                 low, high = max(low, _RANGES[key][0]), min(high, _RANGES[key][1])
             if key == "hz":
