@@ -11,7 +11,7 @@ from scipy.linalg import block_diag
 
 from nldiff.errors import NldiffError
 from nldiff.identification.stages import KnownStage, SplineStage, Stage
-from nldiff.operators import Chain, Operator, parse_operator
+from nldiff.operators import DISTORTIONS, Chain, Operator, parse_operator
 
 CURVE = "curve"
 WIENER_HAMMERSTEIN = "low_shelf > peak > peak > high_shelf > curve > low_shelf > peak > high_shelf > steep_lowpass"
@@ -217,7 +217,7 @@ def exchanged(model: Model, excerpt: Excerpt, at: np.ndarray, iterations: int) -
         for i, first in enumerate(model.stages)
         for j, second in enumerate(model.stages[i + 1 :], i + 1)
         if isinstance(first, KnownStage) and isinstance(second, KnownStage) and _alike(first, second)
-        if any(not isinstance(between, KnownStage) for between in model.stages[i:j])
+        if any(map(_bends, model.stages[i:j]))
     ]
     for here, there in places:
         if best < _GOOD:
@@ -231,6 +231,10 @@ def exchanged(model: Model, excerpt: Excerpt, at: np.ndarray, iterations: int) -
         if cost < _BETTER * best:
             best, at = cost, ahead
     return at
+
+
+def _bends(stage: Stage) -> bool:
+    return not isinstance(stage, KnownStage) or DISTORTIONS[stage.name].coefficients is None
 
 
 def _alike(first: KnownStage, second: KnownStage) -> bool:
