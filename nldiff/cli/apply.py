@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--antialias", choices=ANTIALIASING, default="oversampling",
         help=f"oversampling: at {FACTOR} times the rate; adaa: means along the way between samples as well, for still "
-        "less aliasing; none: samples are looked up (default: oversampling). Filters run at the rate of INPUT",
+        "less aliasing; none: samples are looked up (default: oversampling). Filters run at INPUT's rate",
     )  # fmt: skip
     add(
         "--gain", type=float, default=0.0, metavar="DB",
-        help="before the device, which was found at the level of the clean or restored recording: how hard it is driven "
-        "(default: 0)",
+        help="before the device, which was found at the level of the clean or restored recording: how hard it is "
+        "driven (default: 0)",
     )  # fmt: skip
     add("--output-gain", type=float, default=0.0, metavar="DB", help="behind the device (default: 0)")
     add("--quiet", action="store_true", help="no summary")

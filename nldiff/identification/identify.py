@@ -18,11 +18,12 @@ from nldiff.operators import Operator, Rescaled
 
 # Share of the recordings, from their end, that the fit does not see.
 HELD_OUT = 0.2
-# Number and seconds of the stretches that a device is found and refined on, and of their beginnings that do not count.
+# Number and seconds of the stretches that a device is found and refined on, and of their beginnings that do not
+# count.
 _SHORT, _LONG, _LEAD = (2, 0.4), (8, 0.6), 0.1
 _SHORTEST = 0.5
-# Different first values of filters, how many of them go on, and iterations of the three rounds; no more first values are
-# tried after one that leads to such an error, a power.
+# Different first values of filters, how many of them go on, and iterations of the three rounds; no more first values
+# are tried after one that leads to such an error, a power.
 _STARTS, _KEPT, _FOUND = 4, 2, 1e-4
 _ITERATIONS = (10, 20, 10)
 _GRID = 15

@@ -1,7 +1,7 @@
 """A learnable device: equaliser, curve, equaliser (a Wiener-Hammerstein model), as of Moliner et al. 2025.
 
-The filters are biquads, stable whatever their parameters are, and are applied by their frequency
-responses. Source of the idea to fit such operators inside posterior sampling: "Unsupervised Estimation of Nonlinear Audio Effects: Comparing
+The filters are biquads, stable whatever their parameters are, and are applied by their frequency responses. The idea to
+fit such operators inside posterior sampling: "Unsupervised Estimation of Nonlinear Audio Effects: Comparing
 Diffusion-Based and Adversarial Approaches", arXiv 2504.04751.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from nldiff.operators.filters import FILTERS, frequency_response
 from nldiff.operators.known import Distortion
 from nldiff.operators.operator import Chain, Operator
 from nldiff.operators.table import TabulatedCurve
-from nldiff.operators.waveshapers import CatmullRom
+from nldiff.operators.waveshapers import WAVESHAPERS, CatmullRom, Waveshaper, make_family
 
 # Name, frequency in Hz and q that a section starts with; None: the section has no q.
 _Section = tuple[str, float, float | None]
@@ -164,3 +165,23 @@ class WienerHammerstein(nn.Module, Operator):
     def _back(spectrum: Tensor, x: Tensor) -> Tensor:
         size = 2 * (spectrum.shape[-1] - 1)
         return torch.fft.irfft(spectrum, size)[..., : x.shape[-1]]
+
+
+Learnable = Waveshaper | WienerHammerstein
+LEARNABLE: dict[str, Callable[..., Learnable]] = {
+    **WAVESHAPERS,
+    "wiener_hammerstein": WienerHammerstein,
+}
+"""Operators that are fitted inside posterior sampling, by name."""
+
+
+def make_learnable(name: str, parameter_sets: int, **options: Any) -> Learnable:
+    """Build a learnable operator; see `nldiff.operators.waveshapers.make_family`.
+
+    Args:
+        name: a key of `LEARNABLE`.
+        parameter_sets: their number.
+        options: keyword arguments of its constructor.
+    """
+    made: Learnable = make_family(LEARNABLE, name, parameter_sets, options)
+    return made
