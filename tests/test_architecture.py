@@ -36,8 +36,8 @@ LAYERS = {
     "training": "errors version writing devices sound networks priors operators metrics baselines",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
-    "cli": "errors version interrupts writing devices config sound priors operators curves identification restoration training "
-    "evaluation report",
+    "cli": "errors version interrupts writing devices config sound priors operators curves identification restoration "
+    "training evaluation report",
     "__main__": "cli",
     "__init__": "errors version priors operators curves identification restoration",
 }

@@ -39,7 +39,7 @@ _HZ, _Q = (20.0, 18000.0), (0.2, 8.0)
 _HIGHEST = 0.47
 # Memory that is allowed for, in seconds: the slowest section forgets to 60 dB in it.
 _MEMORY = 0.06
-_TABLE_POINTS, _TABLE_LIMIT = 2001, 2.0
+_TABLE_POINTS, _TABLE_LIMIT = 4001, 2.0
 
 
 class WienerHammerstein(nn.Module, Operator):
