@@ -28,13 +28,13 @@ BEFORE: tuple[_Section, ...] = (
     ("peak", 1200.0, 0.7),
     ("high_shelf", 4000.0, None),
 )
-AFTER: tuple[_Section, ...] = (*BEFORE, ("steep_lowpass", 12000.0, math.sqrt(0.5)))
+AFTER: tuple[_Section, ...] = (*BEFORE, ("steep_lowpass", 5000.0, math.sqrt(0.5)))
 """Sections before and behind the curve."""
 
 # Gains are `_GAIN_DB` tanh(parameter); frequencies and q are the start times e to the power `_SPEED` times the
 # parameter, within the limits.
 _GAIN_DB, _SPEED = 24.0, 3.0
-_HZ, _Q = (20.0, 18000.0), (0.2, 8.0)
+_HZ, _Q, _LOWPASS_Q = (20.0, 18000.0), (0.2, 8.0), (0.5, 1.5)
 # Frequencies stay below this share of the sampling rate.
 _HIGHEST = 0.47
 # Memory that is allowed for, in seconds: the slowest section forgets to 60 dB in it.
@@ -45,7 +45,7 @@ _TABLE_POINTS, _TABLE_LIMIT = 4001, 2.0
 class WienerHammerstein(nn.Module, Operator):
     """Equaliser, spline, equaliser and low-pass, with P parameter sets; see `nldiff.operators.waveshapers.Waveshaper`.
 
-    It starts as a low-pass at 12 kHz behind the identity. The equalisers have four sections: shelves of up to 24 dB at
+    It starts as a low-pass at 5 kHz behind the identity. The equalisers have four sections: shelves of up to 24 dB at
     either end and two peaks. Filters start from rest in every item.
 
     Args:
@@ -134,7 +134,8 @@ class WienerHammerstein(nn.Module, Operator):
         if name != "steep_lowpass":
             told["gain_db"] = _GAIN_DB * torch.tanh(row[1])
         if q is not None:
-            told["q"] = (q * torch.exp(_SPEED * row[2])).clamp(*_Q)
+            limits = _LOWPASS_Q if name == "steep_lowpass" else _Q
+            told["q"] = (q * torch.exp(_SPEED * row[2])).clamp(*limits)
         return told
 
     def _response(self, parameters: Tensor, sections: tuple[_Section, ...], spectrum: Tensor) -> Tensor:
