@@ -9,8 +9,8 @@ are the first 5 s of files, at an RMS of 0.06; the first four are effected, the 
 
 `paired`: error-to-signal ratio in dB of what `nldiff.identify` finds. `unpaired`: multi-resolution STFT distance on the
 unseen clips of a Wiener-Hammerstein operator that was fitted inside posterior sampling to the effected clips, and of
-the best of four curves without memory, which are told the clean clips: the identity at the best level, the least-squares
-curve, the one that matches the distributions, and the device's own curve at the best level.
+the best of four curves without memory, which are told the clean clips: the identity at the right level, the
+least-squares curve, the one that matches the distributions, and the device's own curve at the right level.
 """
 
 import argparse
@@ -41,12 +41,9 @@ def random_device(seed: int, sample_rate: int) -> Chain:
     def between(low: float, high: float) -> float:
         return float(np.exp(random.uniform(np.log(low), np.log(high))))
 
-    hz, gain_db, q, gain = (
-        between(200, 3000),
-        random.choice([-1, 1]) * random.uniform(4, 12),
-        between(0.5, 4),
-        between(8, 40),
-    )
+    hz = between(200, 3000)
+    gain_db = float(random.choice([-1, 1]) * random.uniform(4, 12))
+    q, gain = between(0.5, 4), between(8, 40)
     parts = [
         Distortion("peak", {"hz": hz, "gain_db": gain_db, "q": q}),
         Distortion("soft_clip", {"gain": gain}),
@@ -57,7 +54,8 @@ def random_device(seed: int, sample_rate: int) -> Chain:
 
 def clips(folder: Path) -> tuple[np.ndarray, np.ndarray, int]:
     """Clean clips [4, time] to effect, as many unseen ones, and their rate."""
-    found, rates = [], set()
+    found: list[np.ndarray] = []
+    rates: set[int] = set()
     for path in sound.find_audio([folder]):
         info = sound.probe(path)
         frames = round(SECONDS * info.sample_rate)
@@ -132,10 +130,8 @@ def unpaired(folder: Path, devices: list[int], steps: int) -> None:
         curves = memoryless(x, y, device, rate)
         distances = {name: float(np.mean(mrstft(truth, curve(unseen)))) for name, curve in curves.items()}
         name = min(distances, key=distances.__getitem__)
-        print(
-            f"| {seed} | {name} | {distances[name]:.3f} | {found:.3f} | {found / distances[name]:.2f} | {seconds:.0f} |",
-            flush=True,
-        )
+        best = distances[name]
+        print(f"| {seed} | {name} | {best:.3f} | {found:.3f} | {found / best:.2f} | {seconds:.0f} |", flush=True)
 
 
 def main() -> None:

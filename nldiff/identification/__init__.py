@@ -4,4 +4,4 @@ Aligns the two, and fits what a description of the device leaves open by least s
 `writing`, `sound`, `operators`, `figures` and `curves`; knows nothing of priors, sampling and restorations.
 """
 
-from nldiff.identification.identify import Identification, identify
+from nldiff.identification.pairs import Identification, identify

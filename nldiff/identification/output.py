@@ -13,7 +13,7 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.figures.plots import save_figure
 from nldiff.figures.responses import plot_device
-from nldiff.identification.identify import Identification, identify
+from nldiff.identification.pairs import Identification, identify
 from nldiff.operators import Chain, Operator, Rescaled, save_operator
 from nldiff.operators.known import Distortion
 from nldiff.version import __version__

@@ -47,7 +47,7 @@ def test_a_table_is_applied_like_a_curve() -> None:
         table = Rescaled(curve.operator(), 0.5, 0.5)
         np.testing.assert_allclose(
             apply_operator(table, x, RATE, kind), apply_curve(curve.scaled(0.5), x, kind) * 0.5, atol=1e-6
-        )  # type: ignore[arg-type]
+        )
 
 
 def test_aliasing_of_a_clipped_tone() -> None:
