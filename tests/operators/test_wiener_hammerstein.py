@@ -40,7 +40,7 @@ def audio(items: int, frames: int) -> Tensor:
 def test_starts_as_a_low_pass_behind_the_identity() -> None:
     made = make_learnable("wiener_hammerstein", 1, sample_rate=44100)
     made.double().reset(torch.zeros(1, 1), [torch.Generator()])
-    made.curve = torch.nn.Identity()  # type: ignore[assignment]  # a spline over uneven knots is 0.5 % off
+    made.curve = torch.nn.Identity()  # a spline over uneven knots is 0.5 % off
     x = audio(1, 4000)
     # Butterworth's low-pass by the bilinear transform, by hand
     k = math.tan(math.pi * 5000 / 44100)
