@@ -59,7 +59,7 @@ format: $(VENV)/.installed-dev ## sort imports and format the code
 	$(BIN)/ruff format .
 
 notebook: $(VENV)/.installed-dev ## execute the notebooks and keep their output
-	$(BIN)/jupyter-execute --inplace $(NOTEBOOKS)
+	$(BIN)/python notebooks/execute.py $(NOTEBOOKS)
 
 docs: $(VENV)/.installed-docs ## build the documentation into out/site; warnings are errors
 	$(BIN)/mkdocs build --strict

@@ -4,10 +4,10 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -55,11 +55,8 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
     config = OmegaConf.structured(schema)
     source = "settings" if path is None else f"configuration {path}"
     if path is not None:
-        regular_file(path)
         with _mistakes_in(source):
-            text = path.read_text(encoding="utf-8")
-            check_nesting(text)
-            config = OmegaConf.merge(config, OmegaConf.load(io.StringIO(text)))
+            config = OmegaConf.merge(config, _entries(path))
     for text in overrides:
         if "=" not in text:
             raise NldiffError(f"'{text}': key=value expected")
@@ -75,6 +72,26 @@ def load_config(schema: type[Schema], path: Path | None, overrides: Sequence[str
         result = OmegaConf.to_object(config)
     assert isinstance(result, schema)
     return result
+
+
+def read_key(path: Path, key: str, default: str) -> str:
+    """One entry of the top level of a YAML file as text; `default` if it is not there.
+
+    Raises:
+        NldiffError: the file cannot be read.
+    """
+    with _mistakes_in(f"configuration {path}"):
+        entries = _entries(path)
+        found = entries.get(key, default) if isinstance(entries, DictConfig) else default
+    return str(found)
+
+
+def _entries(path: Path) -> Any:
+    """What a YAML file holds; raises all kinds of errors, see `_mistakes_in`."""
+    regular_file(path)
+    text = path.read_text(encoding="utf-8")
+    check_nesting(text)
+    return OmegaConf.load(io.StringIO(text))
 
 
 def check_nesting(text: str) -> None:

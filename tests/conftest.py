@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import numpy as np
 import pytest
 import soundfile as sf
@@ -72,3 +73,10 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeSampler:
     sampler = FakeSampler()
     use_sampler(monkeypatch, sampler)
     return sampler
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; `browser.begin` comes before every use."""
+    with browser.chromium() as driver:
+        yield driver

@@ -31,13 +31,15 @@ LAYERS = {
     "figures": "errors reading writing sound transforms metrics",
     "curves": "errors version writing sound operators figures",
     "identification": "errors version writing sound operators figures curves",
-    "restoration": "errors version reading writing devices cores sound transforms priors operators metrics sampling "
-    "baselines figures curves",
-    "training": "errors version writing devices sound networks priors operators metrics baselines",
+    "restoration": "errors version reading writing devices cores sound transforms networks.refinement weight_files "
+    "priors operators metrics sampling baselines figures curves",
+    "training": "errors version writing devices sound transforms networks priors operators metrics baselines "
+    "restoration.increasing restoration.learned restoration.sparse",
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
+    "app": "errors version interrupts sound restoration report",
     "cli": "errors version interrupts writing devices config sound priors operators curves identification restoration "
-    "training evaluation report",
+    "training evaluation report app",
     "__main__": "cli",
     "__init__": "errors version priors operators curves identification restoration",
 }

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from nldiff.config import load_config
+from nldiff.config import load_config, read_key
 from nldiff.errors import NldiffError
 from nldiff.training.prior import TrainingConfig
+from nldiff.training.refinement import RefinementConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "nldiff" / "configs" / "train").glob("*.yaml"))
 
@@ -98,7 +99,8 @@ def test_binary_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
-    config = load_config(TrainingConfig, path)
+    schema = {"prior": TrainingConfig, "refinement": RefinementConfig}[read_key(path, "trains", "prior")]
+    config = load_config(schema, path)
     corpus = path.stem.partition("_")[0]
     assert config.train_data == f"/data/{corpus}/train"
     assert config.val_data == f"/data/{corpus}/val"
@@ -106,9 +108,9 @@ def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: 
     assert all(config.samples_per_step % length == 0 for length in config.segment_lengths)
     # Without the environment variable, but with the folders given.
     monkeypatch.delenv("NLDIFF_DATA")
-    assert load_config(TrainingConfig, path, ["train_data=a", "val_data=b"]).val_data == "b"
+    assert load_config(schema, path, ["train_data=a", "val_data=b"]).val_data == "b"
     with pytest.raises(NldiffError, match=r"train_data: .*'NLDIFF_DATA' not found"):
-        load_config(TrainingConfig, path)
+        load_config(schema, path)
 
 
 def test_flat_sampler_settings_of_earlier_files_become_groups(tmp_path: Path) -> None:
@@ -172,6 +174,19 @@ def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
         "refinement": {"name": "none"},
     }
     assert config["settings"] == {"refinement": {"name": "none"}}
+
+
+def test_one_entry_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("trains: refinement\nrate: 8000\nfolder: ${oc.env:NOWHERE}/x\n")
+    assert read_key(path, "trains", "prior") == "refinement"
+    assert read_key(path, "rate", "prior") == "8000"
+    assert read_key(path, "absent", "prior") == "prior"
+    path.write_text("- 1\n")
+    assert read_key(path, "trains", "prior") == "prior"
+    path.write_text("a: [")
+    with pytest.raises(NldiffError, match=r"settings\.yaml"):
+        read_key(path, "trains", "prior")
 
 
 def test_configurations_that_come_with_the_package_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

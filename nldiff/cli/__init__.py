@@ -38,6 +38,7 @@ COMMANDS = {
     "restore": Command("nldiff.cli.restore", "Restore distorted recordings."),
     "diagnose": Command("nldiff.cli.diagnose", "Say in seconds what was done to recordings, without restoring them."),
     "identify": Command("nldiff.cli.identify", "Find the device between a clean and a distorted recording."),
+    "app": Command("nldiff.cli.app", "Restore recordings on a web page of this machine."),
     "apply": Command("nldiff.cli.apply", "Distort other audio by a curve or an operator that was found."),
     "export": Command("nldiff.cli.export", "Write a curve for another program.", intermixed=False),
     "train": Command("nldiff.cli.train", "Train a prior on clean audio."),

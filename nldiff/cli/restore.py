@@ -33,7 +33,8 @@ from nldiff.errors import NldiffError
 from nldiff.operators import DISTORTIONS, LEARNABLE, Operator, parse_operator
 from nldiff.priors import SHIPPED
 from nldiff.priors.choice import load_candidates
-from nldiff.report.preview import build_preview, check_preview
+from nldiff.report.pages import check_pages
+from nldiff.report.preview import build_preview
 from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
@@ -145,7 +146,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
 
 
 def _check_preview(options: argparse.Namespace) -> None:
-    check_preview()
+    check_pages()
     for name, given in (("--distort", options.distort), ("--output -", options.output == PIPE)):
         if given:
             raise NldiffError(f"--preview: not with {name}")

@@ -61,4 +61,10 @@ def _verdict(part: dict[str, Any], named: bool) -> list[str]:
         return []
     odds = ", ".join(f"{name} {value:+.1f}" for name, value in verdict["log_odds"].items())
     where = f"{channel_names([number - 1 for number in part['channels']])}: " if named else ""
-    return [f"verdict: {where}{verdict['finding']} (log-odds against nothing happened: {odds})"]
+    lines = [f"verdict: {where}{verdict['finding']} (log-odds against nothing happened: {odds})"]
+    if expected := verdict["expected_sdr_db"]:
+        lines.append(
+            f"{where}SI-SDR of about {expected['middle']:.0f} dB expected, in nine of ten cases "
+            f"{expected['low']:.0f} to {expected['high']:.0f} dB"
+        )
+    return lines

@@ -66,11 +66,19 @@ class Curve:
 
     @classmethod
     def from_function(
-        cls, function: Callable[[np.ndarray], np.ndarray], limit: float, points: int = CURVE_POINTS
+        cls,
+        function: Callable[[np.ndarray], np.ndarray],
+        limit: float,
+        points: int = CURVE_POINTS,
+        band: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None] = lambda grid: None,
     ) -> "Curve":
-        """Take a table of a function from -`limit` to `limit`; the function stays what calls evaluate."""
+        """Take a table of a function from -`limit` to `limit`; the function stays what calls evaluate.
+
+        `band` gives the lower and the upper end of the band at inputs [points], or None.
+        """
         grid = np.linspace(-limit, limit, points)
-        return cls(grid, function(grid), exact=function)
+        low, high = band(grid) or (None, None)
+        return cls(grid, function(grid), low, high, exact=function)
 
     def __call__(self, samples: ArrayLike) -> Values:
         """Distort samples of any shape; float64."""

@@ -46,6 +46,7 @@ class NCSNpp(ScoreNetwork):
         position_embedding: add a learned offset per channel and frequency, so that layers know the frequency.
         embedding: width of the noise-level embedding.
         fourier_scale: standard deviation of the frequencies of that embedding; for "biggan".
+        signals: number of input signals; the output is one.
         gradient_checkpointing: recompute residual blocks in the backward pass; slower, but needs less memory.
 
     Raises:
@@ -66,6 +67,7 @@ class NCSNpp(ScoreNetwork):
         embedding: int = 512,
         fourier_scale: float = 16.0,
         gradient_checkpointing: bool = False,
+        signals: int = 1,
     ) -> None:
         super().__init__()
         self.spectrogram = Spectrogram(n_fft, hop)
@@ -88,9 +90,9 @@ class NCSNpp(ScoreNetwork):
             NoiseEmbedding(embedding, normalise=True) if normalise else FourierEmbedding(embedding, fourier_scale)
         )
         folded, first = 2 * patch**2, channels[0]
-        self.input = Conv(folded, first, (3, 3), normalise=normalise)
+        self.input = Conv(signals * folded, first, (3, 3), normalise=normalise)
         self.position = nn.Parameter(torch.zeros(1, first, bins // patch, 1)) if position_embedding else None
-        self._add_levels(channels, blocks, normalise, progressive, attention, embedding)
+        self._add_levels(channels, blocks, normalise, signals * folded * progressive, attention, embedding)
 
         # The output starts near zero, so that an untrained denoiser returns c_skip * x.
         heads = channels if progressive else [first]
@@ -102,9 +104,12 @@ class NCSNpp(ScoreNetwork):
         self.output_gain = nn.Parameter(torch.tensor(1e-3)) if normalise else None
 
     def _add_levels(
-        self, channels: list[int], blocks: int, normalise: bool, progressive: bool, attention: bool, embedding: int
+        self, channels: list[int], blocks: int, normalise: bool, pyramid: int, attention: bool, embedding: int
     ) -> None:
-        """Make encoder, bottleneck and decoder. The skip connections are the outputs of all parts of the encoder."""
+        """Make encoder, bottleneck and decoder; `pyramid`: channels of the pooled input, 0 without it.
+
+        The skip connections are the outputs of all parts of the encoder.
+        """
 
         def block(inputs: int, outputs: int) -> nn.Module:
             return (MagnitudePreservingBlock if normalise else BigGANBlock)(inputs, outputs, embedding)
@@ -121,8 +126,8 @@ class NCSNpp(ScoreNetwork):
             if k:
                 self.down.append(resampler(width, "halve"))
                 skips.append(width)
-                if progressive:
-                    self.pyramid.append(Conv(2 * self.patch**2, width))
+                if pyramid:
+                    self.pyramid.append(Conv(pyramid, width))
             self.encoder.append(nn.ModuleList(block(width if i == 0 else outputs, outputs) for i in range(blocks)))
             skips.extend([outputs] * blocks)
             width = outputs
@@ -139,9 +144,14 @@ class NCSNpp(ScoreNetwork):
         self.up = nn.ModuleList(resampler(c, "double") for c in channels[1:])
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """`x` [batch, time] float32 at unit variance, any length; `c_noise` [batch] -> [batch, time] float32."""
+        """`x` [batch, time] float32 at unit variance, any length; `c_noise` [batch] -> [batch, time] float32.
+
+        With several `signals` x is [batch, signals, time].
+        """
         samples = x.shape[-1]
-        spectrum = self.spectrogram.forward(F.pad(x, (0, -samples % self.granule)))
+        signals = x.reshape(len(x), -1, samples)
+        spectrum = self.spectrogram.forward(F.pad(signals.flatten(0, 1), (0, -samples % self.granule)))
+        spectrum = spectrum.unflatten(0, signals.shape[:2])
         embedding = self.noise_embedding(c_noise)
         pyramid = self._enter(spectrum)
 
@@ -177,9 +187,12 @@ class NCSNpp(ScoreNetwork):
         return self.spectrogram.inverse(self._leave(output))[:, :samples]
 
     def _enter(self, spectrum: Tensor) -> Tensor:
-        """Complex [batch, bins, frames] -> [batch, 2 patch^2, bins / patch, frames / patch] in the compute type."""
+        """Complex [batch, signals, bins, frames] to folded channels in the compute type.
+
+        They are [batch, 2 signals patch^2, bins / patch, frames / patch].
+        """
         p = self.patch
-        x = rearrange(torch.view_as_real(spectrum), "b (f p) (t q) part -> b (part p q) f t", p=p, q=p)
+        x = rearrange(torch.view_as_real(spectrum), "b s (f p) (t q) part -> b (s part p q) f t", p=p, q=p)
         return x.to(self.compute_dtype, memory_format=torch.channels_last)
 
     def _leave(self, h: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 
-@njit
+@njit(nogil=True)
 def undo(observed: np.ndarray, state: float, gain: float, offset: float, pole: float, x: np.ndarray) -> float:
     """Find what was overdriven, sample by sample; see `nldiff.operators.distortions.sox_overdrive`.
 

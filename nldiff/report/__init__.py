@@ -19,7 +19,7 @@ from nldiff.errors import NldiffError
 from nldiff.figures import Look, looks_of, plot_curve_grid, plot_spectrogram_row, run_folder
 from nldiff.figures.plots import save_figure
 from nldiff.metrics.loudness import loudness, normalise_loudness
-from nldiff.metrics.packages import import_package
+from nldiff.report.pages import check_pages, render, text_of
 from nldiff.version import __version__
 from nldiff.writing import replace_folder, scratch_folder
 
@@ -92,7 +92,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         NldiffError: jinja2 is missing, the run has no audio or a file of it cannot be read, `lufs` is not in -70 to 0,
             or `out` holds something else or cannot be written.
     """
-    jinja2 = import_package("jinja2", "report")
+    check_pages()
     if not -70 <= lufs <= 0:
         raise NldiffError(f"loudness {lufs:g} LUFS: -70 to 0 expected")
     cells = run_folder.read_cells(run_dir)
@@ -100,19 +100,13 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         raise NldiffError(f"{run_dir} has no folder 'audio': run nldiff evaluate with save_audio=true")
     out = (out or run_dir / "report").resolve()
     _check_replaceable(out)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nldiff.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     # In the same folder as the page, so that the page is replaced completely or not at all.
     with scratch_folder(out.parent) as scratch:
         page = scratch / "page"
         page.mkdir()
         sections = [_section(run_dir, page, name, cells, lufs) for name in dict.fromkeys(cell.task for cell in cells)]
-        text = environment.get_template("page.html").render(
+        text = render(
+            "page.html",
             smoke=_is_smoke_run(run_dir),
             title=run_dir.resolve().name,
             sections=sections,
@@ -121,8 +115,7 @@ def build_report(run_dir: Path, out: Path | None = None, lufs: float = -23.0) ->
         )
         (page / "index.html").write_text(text, encoding="utf-8")
         for name in ("page.css", "page.js"):
-            source = environment.loader.get_source(environment, name)[0]
-            (page / name).write_text(source, encoding="utf-8")
+            (page / name).write_text(text_of(name), encoding="utf-8")
         replace_folder(page, out)
     return out / "index.html"
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from nldiff.errors import NldiffError
 from nldiff.figures.plots import plot_spectrograms
 from nldiff.figures.waveforms import plot_waveforms
 from nldiff.metrics.loudness import loudness, normalise_loudness
-from nldiff.metrics.packages import import_package
+from nldiff.report.pages import render, text_of
 from nldiff.version import __version__
 from nldiff.writing import atomic_path
 
@@ -46,16 +46,23 @@ class Picture:
     shows: str
 
 
-def check_preview() -> None:
-    """Validate up front that a page can be made.
+@dataclass(frozen=True)
+class Download:
+    """A file to download: its name and address, and what it is."""
 
-    Raises:
-        NldiffError: jinja2 is missing.
-    """
-    import_package("jinja2", "report")
+    name: str
+    address: str
+    content: str
 
 
-def build_preview(original: Path, restored: Path, curve_picture: Path, report: Mapping[str, Any], page: Path) -> None:
+def build_preview(
+    original: Path,
+    restored: Path,
+    curve_picture: Path,
+    report: Mapping[str, Any],
+    page: Path,
+    downloads: Sequence[Download] = (),
+) -> None:
     """Write a page with players, pictures and the verdict; audio, pictures and everything else are inside.
 
     Original, restored signal and their difference are brought to one loudness (-23 LUFS, ITU-R BS.1770-4). The
@@ -68,29 +75,32 @@ def build_preview(original: Path, restored: Path, curve_picture: Path, report: M
         curve_picture: PNG file of the curve.
         report: what `nldiff restore` reports.
         page: HTML file, replaced completely or not at all.
+        downloads: files that the page links to, if it has a place among others; of a page by itself, none.
 
     Raises:
         NldiffError: jinja2 is missing, a file cannot be read, or the page cannot be written.
     """
-    jinja2 = import_package("jinja2", "report")
     rate = sound.probe(original).sample_rate
     shown = int(LONGEST_SECONDS * rate)
     signals = {"original": sound.read(original, 0, shown)[0], "restored": sound.read(restored, 0, shown)[0]}
     y, x = (signal.astype(np.float64) for signal in signals.values())
     signals["difference"] = (y - x * (np.sum(x * y) / max(np.sum(x * x), 1e-30))).astype(np.float32)
     frames = report["frames"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nldiff.report"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    css, js = (environment.loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
-    text = environment.get_template("preview.html").render(
-        title=report["input"], tracks=[_track(name, signal, y, rate) for name, signal in signals.items()],
-        pictures=_pictures(signals, rate, curve_picture), reasons=_reasons(report), finding=_finding(report),
-        warnings=report["warnings"], css=css, js=js, lufs=f"−{abs(_LUFS):.0f}",
+    text = render(
+        "preview.html",
+        title=report["input"],
+        tracks=[_track(name, signal, y, rate) for name, signal in signals.items()],
+        pictures=_pictures(signals, rate, curve_picture),
+        reasons=_reasons(report),
+        finding=_finding(report),
+        warnings=report["warnings"],
+        downloads=downloads,
+        lufs=f"−{abs(_LUFS):.0f}",
         excerpt=f"the first {LONGEST_SECONDS:.0f} s of {frames / rate:.0f} s" if frames > shown else "",
+        css=text_of("page.css"),
+        js=text_of("page.js"),
         version=__version__,
-    )  # fmt: skip
+    )
     with atomic_path(page) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from nldiff.cores import side_by_side
 from nldiff.priors import Prior
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Verdict, weigh
@@ -69,29 +71,39 @@ class Diagnosis:
 
 
 def diagnose(recording: Recording, priors: Sequence[Prior], config: RestoreConfig) -> list[Diagnosis]:
-    """Judge the cheap hypotheses on the loudest second of every part of a recording.
+    """Judge the cheap hypotheses on the loudest second of every part of a recording; one prior for all parts.
 
     Distortions that only sampling finds are not found.
 
     Raises:
         NldiffError: unusable settings.
     """
-    found = []
-    for part in find_parts(recording):
-        if part.constant:
-            found.append(Diagnosis(part, None, np.zeros((0, 2))))
-            continue
-        own = part.of(recording)
-        brief = replace(config, excerpt_seconds=_EXCERPT_SECONDS, joint_items=1)
-        work = make_workspace(own, choose_prior(own, priors).prior, brief, None)
-        y = work.observed(work.excerpts)
-        candidates = judged_hypotheses(work, y)
-        verdict = weigh(work, y, candidates)
-        curve = np.zeros((0, 2))
-        if verdict.finding == "distorted":
-            inputs = y.new_tensor(_MULTIPLES) * work.prior.sigma_data
-            outputs = candidates[0].strategy.operator.portrait(inputs).curve[0]
-            curve = np.stack([inputs.cpu().numpy(), outputs.cpu().numpy()], 1) / work.gain
-            curve[:, 1] += part.offset
-        found.append(Diagnosis(part, verdict, curve))
-    return found
+    brief = replace(config, excerpt_seconds=_EXCERPT_SECONDS, joint_items=1)
+    parts = find_parts(recording)
+    if all(part.constant for part in parts):
+        return [_silent(part) for part in parts]
+    prior = choose_prior(recording, priors).prior
+    return side_by_side(
+        [
+            partial(_silent, part) if part.constant else partial(_diagnosed, recording, part, prior, brief)
+            for part in parts
+        ]
+    )
+
+
+def _silent(part: Part) -> Diagnosis:
+    return Diagnosis(part, None, np.zeros((0, 2)))
+
+
+def _diagnosed(recording: Recording, part: Part, prior: Prior, config: RestoreConfig) -> Diagnosis:
+    work = make_workspace(part.of(recording), prior, config, None)
+    y = work.observed(work.excerpts)
+    candidates = judged_hypotheses(work, y)
+    verdict = weigh(work, y, candidates)
+    curve = np.zeros((0, 2))
+    if verdict.finding == "distorted":
+        inputs = y.new_tensor(_MULTIPLES) * work.prior.sigma_data
+        outputs = candidates[0].strategy.operator.portrait(inputs).curve[0]
+        curve = np.stack([inputs.cpu().numpy(), outputs.cpu().numpy()], 1) / work.gain
+        curve[:, 1] += part.offset
+    return Diagnosis(part, verdict, curve)

@@ -14,6 +14,7 @@ from nldiff.restoration.measures import plateau_share
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import configured_waveshaper
 from nldiff.restoration.strategies import Strategy, Unchanged, choose_strategy, polarity
+from nldiff.restoration.uncertainty import Expected, expected_sdr
 from nldiff.restoration.workspace import Workspace, seed_of
 from nldiff.sampling import Posterior, Step, generators
 
@@ -70,6 +71,12 @@ class Verdict:
         """Log-odds of the hypothesis over the next best one, "nothing happened" among them; None if none was tried."""
         others = [0.0, *(value for name, value in self.log_odds.items() if name != self.hypothesis)]
         return self.judgement.log_odds - max(others) if self.judgement else None
+
+    @property
+    def expected(self) -> Expected | None:
+        """What SI-SDR to expect of the restoration; None where it is not believed, and after sampling."""
+        believed = self.judgement if self.finding == "distorted" else None
+        return expected_sdr(self.hypothesis, believed) if believed else None
 
     @property
     def warnings(self) -> list[str]:

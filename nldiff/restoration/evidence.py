@@ -11,6 +11,7 @@ only the middle counts, and the others are reported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,12 +38,15 @@ class Binding:
     Attributes:
         signal: the signal, in the middle of every narrow interval, [batch, time].
         exact, interval, unknown: share of samples in a narrow, a wide, and an unbounded interval; their sum is 1.
+        guessed: power of what the curve does not tell of the signal, as a fraction of the signal's power: of samples in
+            a wide interval the variance of its values, of those in an unbounded one how far they are from its end.
     """
 
     signal: Tensor
     exact: float
     interval: float
     unknown: float
+    guessed: float
 
 
 def binding(x: Tensor, intervals: Intervals | None = None, settings: EvidenceSettings = DEFAULTS) -> Binding:
@@ -55,12 +59,17 @@ def binding(x: Tensor, intervals: Intervals | None = None, settings: EvidenceSet
         settings: what counts as narrow.
     """
     if intervals is None:
-        return Binding(x.detach(), 1.0, 0.0, 0.0)
+        return Binding(x.detach(), 1.0, 0.0, 0.0, 0.0)
     signal, width = x.detach(), intervals.high - intervals.low
-    narrow = width <= settings.exact_width * signal.double().std(correction=0).to(signal.dtype)
+    deviation = signal.double().std(correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+    narrow = width <= settings.exact_width * deviation.to(signal.dtype)
     middle = torch.where(narrow, (intervals.low + intervals.high) / 2, intervals.project(signal))
     exact, unknown = (float(which.double().mean()) for which in (narrow, torch.isinf(width)))
-    return Binding(middle, exact, 1 - exact - unknown, unknown)
+    # Of a sample without any bound all is guessed.
+    beyond = torch.minimum((middle - intervals.low).abs(), (intervals.high - middle).abs()).minimum(middle.abs())
+    guess = torch.where(torch.isinf(width), beyond, width / math.sqrt(12))
+    guessed = torch.where(narrow, 0, guess).double().square().mean() / deviation.square()
+    return Binding(middle, exact, 1 - exact - unknown, unknown, float(guessed))
 
 
 def unexplained(observed: Tensor, explained: Tensor) -> Tensor:
@@ -90,7 +99,9 @@ class Judgement:
         predictability_gain: how much less J is than that of the recording, nats.
         spread_gain: how much less `frame_spread` is, nats.
         plateau: see `plateau_share`.
-        exact, interval, unknown: see `Binding`.
+        exact, interval, unknown, guessed: see `Binding`.
+        changed: power of what the restoration takes from the recording or adds to it, as a fraction of its own power;
+            levels do not count.
         explained_db: power of the recording over that of what is not explained, dB; infinite if all is.
     """
 
@@ -101,6 +112,8 @@ class Judgement:
     exact: float
     interval: float
     unknown: float
+    guessed: float
+    changed: float
     explained_db: float
 
     @property
@@ -149,6 +162,8 @@ def judge(
         exact=bound.exact,
         interval=bound.interval,
         unknown=bound.unknown,
+        guessed=bound.guessed,
+        changed=_changed(bound.signal, observed),
         explained_db=float(-10 * np.log10(share)) if share else np.inf,
     )
 
@@ -158,6 +173,13 @@ def log_odds(predictability_gain: float, spread_gain: float, settings: EvidenceS
     predictable = np.arcsinh(predictability_gain / settings.predictability_scale)
     sparse = np.arcsinh(spread_gain / settings.spread_scale)
     return float(settings.bias + settings.predictability_weight * predictable + settings.spread_weight * sparse)
+
+
+def _changed(restored: Tensor, observed: Tensor) -> float:
+    """Power of what is not common to two signals, as a fraction of the power of one."""
+    x, y = varying(restored), varying(observed)
+    product = np.sum(x**2) * np.sum(y**2)
+    return float(1 - np.sum(x * y) ** 2 / product) if product else 0.0
 
 
 def _slope(x: Tensor, y: Tensor) -> float:

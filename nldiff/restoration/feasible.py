@@ -1,5 +1,7 @@
 """Feasible sets: what an operator and an observation leave open of the clean signal."""
 
+from __future__ import annotations
+
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,12 +23,12 @@ class FeasibleSet(ABC):
         """The nearest signals of the set to `x` [batch, time]."""
 
     @abstractmethod
-    def expectation(self, x: Tensor, deviation: float) -> Tensor:
+    def expectation(self, x: Tensor, deviation: Tensor | float) -> Tensor:
         """Mean of clean signals that are Gaussian around `x` [batch, time], given that they are in the set.
 
         Args:
             x: means before the set was known.
-            deviation: standard deviation of every sample, above 0.
+            deviation: standard deviation of every sample, above 0; a number, or [batch, 1].
         """
 
 
@@ -42,11 +44,15 @@ class Intervals(FeasibleSet):
     low: Tensor
     high: Tensor
 
+    def of(self, items: list[int]) -> Intervals:
+        """Those of some items of the batch."""
+        return Intervals(self.low[items], self.high[items])
+
     def project(self, x: Tensor) -> Tensor:
         """Move every sample of `x` [batch, time] to the nearest value of its interval."""
         return torch.clamp(x, self.low, self.high)
 
-    def expectation(self, x: Tensor, deviation: float) -> Tensor:
+    def expectation(self, x: Tensor, deviation: Tensor | float) -> Tensor:
         """Mean of the Gaussian truncated to the interval, for every sample; unlike a projection never on its edge."""
         below, above = (self.low - x) / deviation, (self.high - x) / deviation
         # The formula is for an interval whose near end, seen from x, is the lower one; the others are mirrored.

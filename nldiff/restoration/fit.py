@@ -79,6 +79,7 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     if verdict is None:
         return None
     values = dataclasses.asdict(verdict) | {"margin": verdict.margin, "warnings": verdict.warnings}
+    values["expected_sdr_db"] = dataclasses.asdict(verdict.expected) if verdict.expected else None
     if verdict.judgement:
         values["judgement"]["confidence"] = verdict.judgement.confidence
     return values

@@ -12,6 +12,7 @@ from nldiff.operators import Operator
 from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.fit import Fit
 from nldiff.restoration.parts import Part, Read
+from nldiff.restoration.uncertainty import band
 from nldiff.sound.recording import Recording
 
 _CEILING = 0.999
@@ -30,6 +31,8 @@ class Settled:
         gain, shift: sample of the result = `gain` * sample at the method's level + `shift`.
         level_db: level of what was not distorted, in relation to the recording, dB; 0 where it stays where it is.
         error, power: squared error of the operator's output for the result, and of the recording, summed.
+        rms: of the result without its mean.
+        samples: in all channels.
     """
 
     part: Part
@@ -39,6 +42,8 @@ class Settled:
     level_db: float
     error: float
     power: float
+    rms: float
+    samples: int
 
     def curve(self, samples: np.ndarray) -> np.ndarray:
         """The curve from samples of the result to observed ones, any shape; of an operator with memory its static."""
@@ -46,6 +51,16 @@ class Settled:
         assert operator is not None
         inputs = np.divide(np.subtract(samples, self.shift), self.gain)
         return _apply(operator.static, operator, inputs) / self.fit.observation_gain + self.part.offset
+
+    def band(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lower and upper end of the band around the curve [points], see `nldiff.restoration.uncertainty.band`.
+
+        None where the operator was known or none was believed in, and after sampling.
+        """
+        verdict = self.fit.sampling.verdict if self.fit.sampling else None
+        if verdict is None or verdict.finding != "distorted":
+            return None
+        return band(self.curve, samples, verdict.hypothesis, self.rms, (self.error / self.samples) ** 0.5)
 
     @property
     def explained_db(self) -> float:
@@ -86,7 +101,19 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
             shift = -gain * each.mean  # a constant that is left is the curve's as well
         level_db = 20 * float(np.log10(abs(gain) / each.slope)) if each.slope else 0.0
         error = _error(fit, observed, raw)
-        settled.append(Settled(part, fit, gain, shift, 0.0 if fit.unchanged else level_db, error, each.observed_power))
+        settled.append(
+            Settled(
+                part,
+                fit,
+                gain,
+                shift,
+                level_db=0.0 if fit.unchanged else level_db,
+                error=error,
+                power=each.observed_power,
+                rms=abs(gain) * each.deviation,
+                samples=observed.channels * observed.frames,
+            )
+        )
     return _below_full_scale(settled, sums) if level in ("auto", "rms") else settled
 
 
@@ -102,7 +129,13 @@ def _below_full_scale(parts: list[Settled], sums: Sequence[_Sums]) -> list[Settl
         return parts
     lower = 20 * float(np.log10(factor))
     return [
-        replace(part, gain=part.gain * factor, shift=part.shift * factor, level_db=part.level_db + lower)
+        replace(
+            part,
+            gain=part.gain * factor,
+            shift=part.shift * factor,
+            level_db=part.level_db + lower,
+            rms=part.rms * factor,
+        )
         for part in parts
     ]
 

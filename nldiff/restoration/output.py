@@ -166,7 +166,7 @@ def _write_curve(
     """Write table and picture; returns what the report says of curve and audio."""
     table, picture, _ = paths
     recording, main = job.recording, main_part(parts)
-    curve = Curve.from_function(main.curve, peak)
+    curve = Curve.from_function(main.curve, peak, band=main.band)
     curve.save(table)
     samples = _some_samples(audio, recording)
     if len(parts) == 1:

@@ -111,7 +111,7 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     return Restoration(
         audio=audio,
         sample_rate=job.recording.sample_rate,
-        curve=Curve.from_function(main.curve, float(np.abs(audio[list(main.part.channels)]).max())),
+        curve=Curve.from_function(main.curve, float(np.abs(audio[list(main.part.channels)]).max()), band=main.band),
         explained_db=explained_db(parts),
         method=method.name,
         gain=main.gain,

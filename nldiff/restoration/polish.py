@@ -6,7 +6,6 @@ The sparsest signal has no noise floor and no breath; the prior puts them back i
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +20,9 @@ class PolishSettings:
     """How the prior goes over a refined signal; the group `polish`.
 
     Attributes:
-        sigma: noise level, at the prior's level, from which it starts; 0 leaves it out.
+        sigma: highest noise level, at the prior's level, from which it starts; 0 leaves it out.
+        share: the noise level from which it starts is at most this fraction of the error that a signal is expected to
+            have. A signal that is nearly right would be made worse by noise that is larger.
         steps: number of noise levels.
         draws: of the noise at every level; the mean of what the prior makes of them has a smaller error, and a little
             less of a noise floor.
@@ -30,6 +31,7 @@ class PolishSettings:
     """
 
     sigma: float = 0.0
+    share: float = 0.25
     steps: int = 6
     draws: int = 1
     trust: float = 0.5
@@ -38,7 +40,7 @@ class PolishSettings:
         """Validate the values."""
         require(self, "polish", ("sigma",), least=0)
         require(self, "polish", ("steps", "draws"), least=1)
-        require(self, "polish", ("trust",), above=0)
+        require(self, "polish", ("share", "trust"), above=0)
 
 
 @torch.no_grad()
@@ -46,7 +48,7 @@ def polish(
     denoiser: Denoiser,
     x: Tensor,
     feasible: FeasibleSet,
-    levels: Sequence[float],
+    levels: Tensor,
     sources: Sequence[torch.Generator],
     at_prior_rate: Callable[[Tensor], Tensor] = lambda x: x,
     at_own_rate: Callable[[Tensor], Tensor] = lambda x: x,
@@ -63,7 +65,7 @@ def polish(
         denoiser: D(x, sigma).
         x: estimates of the clean signal [batch, time] at the prior's level.
         feasible: set of [batch, time].
-        levels: noise levels at the prior's level, falling.
+        levels: noise levels of every item at the prior's level, falling, [steps, batch].
         sources: one CPU generator per item.
         at_prior_rate: resamples signals like `x` to the rate of the prior, where that is another one.
         at_own_rate: and back.
@@ -73,13 +75,22 @@ def polish(
     Returns:
         [batch, time], a member of the set.
     """
-    for sigma in levels:
-        before, level = at_prior_rate(x), x.new_full((len(x),), sigma)
+    for level in levels:
+        before, sigma = at_prior_rate(x), level[:, None]
         after = sum(denoiser(before + sigma * draw_noise(before, sources), level) for _ in range(draws)) / draws
         x = feasible.expectation(x + at_own_rate(after - before), trust * sigma)
     return x
 
 
-def polish_levels(settings: PolishSettings, sigma_min: float) -> list[float]:
-    """Noise levels of `polish`: from `settings.sigma` to `sigma_min`, by the same factor each; none if it is off."""
-    return np.geomspace(settings.sigma, sigma_min, settings.steps).tolist() if settings.sigma else []
+def polish_levels(settings: PolishSettings, sigma_min: float, errors: Tensor) -> Tensor:
+    """Noise levels of `polish`: to `sigma_min`, by the same factor each, [steps, batch].
+
+    Args:
+        settings: where they start.
+        sigma_min: the lowest one.
+        errors: RMS of the error that every item is expected to have, [batch]. Where even the lowest level is too high
+            for it, all are the lowest.
+    """
+    first = (settings.share * errors).clamp(sigma_min, max(settings.sigma, sigma_min))
+    powers = torch.linspace(0, 1, settings.steps, dtype=first.dtype, device=first.device)
+    return first * (sigma_min / first) ** powers[:, None]

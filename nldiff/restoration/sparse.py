@@ -33,6 +33,8 @@ class RefinementSettings:
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
         momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
+        network: that goes over the result: "auto", the shipped one for the prior if it is for the rate of the recording
+            and for these windows; the path of a file; or "none".
     """
 
     name: str = "auto"
@@ -42,6 +44,7 @@ class RefinementSettings:
     last_threshold: float = 1e-4
     momentum: float = 0.97
     energy_floor: float = 0.01
+    network: str = "auto"
 
     def __post_init__(self) -> None:
         """Validate the values."""
@@ -93,13 +96,29 @@ def sparsest_consistent(
     Returns:
         [batch, time], a member of the set.
     """
+    found = sparse_by_window(x, feasible, windows, iterations, settings, on_share)
+    return feasible.project(found.transpose(0, 1).mean(0))
+
+
+def sparse_by_window(
+    x: Tensor,
+    feasible: FeasibleSet,
+    windows: Sequence[int],
+    iterations: int,
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
+) -> Tensor:
+    """What `sparsest_consistent` finds with every window before the mean and the last projection.
+
+    The arguments are the same; returns [batch, windows, time].
+    """
     # Otherwise the way into the set would count as momentum, and be overshot several times over.
     x = feasible.project(x)
     if isinstance(feasible, Intervals) and x.device.type == "cpu" and x.dtype == torch.float32:
         found = _compiled(x, feasible, windows, iterations, settings, on_share)
     else:
         found = torch.stack([_sparsest(x, feasible, window, iterations, settings) for window in windows])
-    return feasible.project(found.mean(0))
+    return found.transpose(0, 1)
 
 
 def _sparsest(x: Tensor, feasible: FeasibleSet, window: int, iterations: int, settings: RefinementSettings) -> Tensor:

@@ -99,7 +99,7 @@ class SparseRefinement(Strategy):
 
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Refine, polish if the settings ask for it."""
-        x = work.refined(work.first_guess(y), self.curve, y, on_share=on_share)
+        x = work.restored(work.first_guess(y), self.curve, y, on_share)
         return work.polished(chunks, x, self.curve, y) if work.settings.polish.sigma else x
 
     def seconds(self, work: Workspace) -> float:
@@ -109,7 +109,8 @@ class SparseRefinement(Strategy):
 
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Those of the polish."""
-        return spent + (work.settings.polish.steps if work.settings.polish.sigma else 0)
+        polish = work.settings.polish
+        return spent + (polish.steps * polish.draws if polish.sigma else 0)
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the refined excerpts."""

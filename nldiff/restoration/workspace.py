@@ -17,12 +17,16 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
+from nldiff.restoration.evidence import binding
+from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.job import OnShare
+from nldiff.restoration.learned import Refiner, refiner_for
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
-from nldiff.restoration.sparse import sparsest_consistent, spread
+from nldiff.restoration.sparse import sparse_by_window, sparsest_consistent, spread
+from nldiff.restoration.uncertainty import guessed_sdr
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
 from nldiff.sound.chunks import chunk_starts
@@ -51,6 +55,7 @@ class Workspace:
         first_guess: observed samples [batch, time] at the prior's level to a first estimate of the clean ones.
         sample: draws from the posterior, see `nldiff.sampling.sample`.
         progress: counts brief refinements.
+        refiner: the refinement network, if there is one for such recordings.
     """
 
     recording: Recording
@@ -67,6 +72,7 @@ class Workspace:
     first_guess: FirstGuess
     sample: Callable[..., Posterior]
     progress: Progress
+    refiner: Refiner | None = None
 
     @property
     def device(self) -> torch.device:
@@ -159,18 +165,48 @@ class Workspace:
         passes = iterations * len(windows) * self.recording.sample_rate
         return ITERATION_SECONDS * passes / torch.get_num_threads()
 
+    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare | None = None) -> Tensor:
+        """As `refined`, then what the refinement network makes of it where there is one for the recording."""
+        if self.refiner is None:
+            return self.refined(x, curve, y, on_share=on_share)
+        (windows, iterations), feasible = self._effort(brief=False), curve.feasible(y)
+        found = sparse_by_window(x, feasible, windows, iterations, self.settings.refinement, on_share)
+        return self.refiner(found, feasible)
+
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""
         return spread(x, self.windows, self.settings.refinement.energy_floor)
 
     def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
-        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`."""
-        settings, sources = self.settings.polish, self.sources(chunks)
-        levels = polish_levels(settings, self.settings.sampler.sigma_min)
-        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
-        return polish(
-            self.prior.denoiser, x, curve.feasible(y), levels, sources, *rates, settings.draws, settings.trust
+        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`.
+
+        Signals that are nearly right are left alone.
+        """
+        settings, lowest = self.settings.polish, self.settings.sampler.sigma_min
+        feasible, items = curve.feasible(y), range(len(x))
+        errors = torch.stack([self._expected_error(x[[i]], feasible.of([i])) for i in items])
+        far = [i for i in items if settings.share * errors[i] > lowest]
+        if not far:
+            return x
+        sources = self.sources(chunks)
+        result = x.clone()
+        result[far] = polish(
+            self.prior.denoiser,
+            x[far],
+            feasible.of(far),
+            polish_levels(settings, lowest, errors[far]),
+            [sources[i] for i in far],
+            self.at_prior_rate,
+            partial(self.at_own_rate, length=x.shape[1]),
+            settings.draws,
+            settings.trust,
         )
+        return result
+
+    def _expected_error(self, x: Tensor, feasible: Intervals) -> Tensor:
+        """RMS of the error that an item [1, n] is expected to have; without dimensions."""
+        sdr = guessed_sdr(binding(x, feasible, self.settings.evidence))
+        return x.std(correction=0) * 10 ** (-sdr / 20)
 
 
 def make_workspace(
@@ -210,6 +246,7 @@ def make_workspace(
         first_guess=STARTS[config.warm_start](np.concatenate(excerpts, axis=1) * gain, prior.sigma_data),
         sample=sample,
         progress=progress or Progress(),
+        refiner=refiner_for(settings.refinement, prior, recording.sample_rate),
     )
 
 

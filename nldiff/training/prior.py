@@ -26,6 +26,7 @@ class TrainingConfig(LoopConfig):
     """Everything that defines the training of a prior; the fields of `configs/train/*.yaml`.
 
     Attributes:
+        trains: tells `nldiff train` what the file describes.
         sigma_data: RMS level of the clean audio, the prior's level.
         noise_levels: distribution of the training noise levels: name and arguments.
         loss_cap: upper bound of one item's weighted loss, against spikes at the lowest noise levels.
@@ -35,6 +36,7 @@ class TrainingConfig(LoopConfig):
         sampler: the same in one flat group, as in earlier files; becomes part of `settings`.
     """
 
+    trains: str = "prior"
     sigma_data: float = 0.06
     noise_levels: dict[str, Any] = field(default_factory=lambda: {"name": "karras"})
     loss_cap: float = math.inf

@@ -7,7 +7,6 @@ from functools import partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from shutil import which
 from threading import Thread
 from typing import Any
 from urllib.parse import unquote
@@ -15,6 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import soundfile as sf
+from browser import barriers, begin, complaints, requests, screenshot, set_colours, set_width
 from helpers import plucked
 from run_folders import ERROR, SETTINGS, write_rows, write_run
 
@@ -28,10 +28,6 @@ SECONDS = 3.0
 RATE = 8000
 LEVELS = (SETTINGS[0], *SETTINGS[2:])  # 1 dB and 7 dB, and a task without levels
 ROWS = ["distorted", "target", "blind-ccr", "blind-mlp", "nldiff, told the distortion"]
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,900"
-)
 
 
 @pytest.fixture(scope="module")
@@ -220,36 +216,15 @@ def address(request: pytest.FixtureRequest, index: Path) -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    programs = [which("chromium"), which("chromedriver")]
-    if None in programs:
-        pytest.fail("chromium and chromedriver are missing: apt-get install chromium chromium-driver", pytrace=False)
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for flag in FLAGS.split():
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(programs[1])))
-    driver.set_script_timeout(20)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(chromium: Any, address: str) -> Iterator[Any]:
     """The page, freshly opened; in the end nothing was complained of or asked from elsewhere."""
-    for kind in ("browser", "performance"):
-        chromium.get_log(kind)
+    begin(chromium)
     chromium.get(f"{address}index.html")
     yield chromium
     chromium.execute_script("localStorage.clear()")
-    assert chromium.get_log("browser") == []
-    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert complaints(chromium) == []
+    urls = requests(chromium)
     assert f"{address}index.html" in urls
     assert not [url for url in urls if not url.startswith((address, f"blob:{address}", "data:"))]
 
@@ -412,13 +387,9 @@ def test_colours_follow_the_system_and_the_switch(page: Any) -> None:
         colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
         return sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
 
-    def system(scheme: str) -> None:
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-    system("dark")
+    set_colours(page, "dark")
     assert background() < 150
-    system("light")
+    set_colours(page, "light")
     assert background() > 600
     page.find_element("id", "theme").click()
     assert background() < 150
@@ -432,18 +403,16 @@ def test_colours_follow_the_system_and_the_switch(page: Any) -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_fits(page: Any, width: int) -> None:
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        for details in page.find_elements("css selector", "summary"):
-            details.click()
-        assert page.execute_script("return document.documentElement.scrollWidth") <= width
-        boxes = [button.rect for button in buttons(page)]
-        assert all(box["height"] >= 44 and box["width"] >= 44 for box in boxes)
-        assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
-        rows = len({box["y"] for box in boxes})
-        assert rows == (20 if width == 390 else 4)  # a card of players below each other, or a line of the table
-        names = page.find_elements("css selector", ".method")
-        assert [name.text for name in names[:5]] == (ROWS if width == 390 else [""] * 5)
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    set_width(page, width)
+    for details in page.find_elements("css selector", "summary"):
+        details.click()
+    screenshot(page, f"listening-{width}")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    boxes = [button.rect for button in buttons(page)]
+    assert all(box["height"] >= 44 and box["width"] >= 44 for box in boxes)
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in boxes)
+    rows = len({box["y"] for box in boxes})
+    assert rows == (20 if width == 390 else 4)  # a card of players below each other, or a line of the table
+    names = page.find_elements("css selector", ".method")
+    assert [name.text for name in names[:5]] == (ROWS if width == 390 else [""] * 5)
+    assert barriers(page) == []

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from browser import barriers, begin, complaints, requests, screenshot, set_width
 from helpers import clipped, plucked
 
 from nldiff.errors import NldiffError
 from nldiff.figures.waveforms import plot_waveforms
 from nldiff.metrics.loudness import loudness
 from nldiff.report import preview as module
-from nldiff.report.preview import build_preview, check_preview
+from nldiff.report.pages import check_pages
+from nldiff.report.preview import build_preview
 
 RATE = 16000
 NAME = "a <b>\"take\"</b> & 'more' ü.wav"
@@ -115,7 +116,7 @@ def test_a_long_recording_is_shown_in_part_and_a_short_one_has_no_loudness(
 def test_jinja_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
     with pytest.raises(NldiffError, match=r"nldiff\[report\]"):
-        check_preview()
+        check_pages()
 
 
 def test_waveforms_show_every_peak() -> None:
@@ -127,19 +128,6 @@ def test_waveforms_show_every_peak() -> None:
     assert figure.axes[0].get_xlim() == (0, 10)
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--autoplay-policy=no-user-gesture-required"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options)
-    yield driver
-    driver.quit()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(chromium: Any, tmp_path: Path, width: int) -> None:
@@ -148,11 +136,8 @@ def test_in_a_browser(chromium: Any, tmp_path: Path, width: int) -> None:
 
     x = np.stack([plucked(3.0, RATE, seed) for seed in (0, 1)])
     write(tmp_path, x, x.clip(-0.15, 0.15))
-    chromium.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    )
-    for kind in ("browser", "performance"):
-        chromium.get_log(kind)
+    begin(chromium)
+    set_width(chromium, width)
     chromium.get((tmp_path / "page.html").as_uri())
     assert chromium.execute_script("return document.documentElement.scrollWidth") <= width
     buttons = chromium.find_elements("css selector", ".player button")
@@ -170,9 +155,7 @@ def test_in_a_browser(chromium: Any, tmp_path: Path, width: int) -> None:
     WebDriverWait(chromium, 30).until(lambda _: time(1) > 0.4)
     pressed = [button.get_attribute("aria-pressed") for button in buttons]
     assert pressed == ["false", "true", "false"]
-    assert chromium.get_log("browser") == []
-    sent = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"]
-    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
-    if folder := __import__("os").environ.get("NLDIFF_SCREENSHOTS"):
-        chromium.save_screenshot(f"{folder}/preview-{width}.png")
+    assert complaints(chromium) == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests(chromium))
+    screenshot(chromium, f"preview-{width}")
+    assert barriers(chromium) == []

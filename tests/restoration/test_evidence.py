@@ -177,6 +177,8 @@ class TestBinding:
         bound = binding(x, Intervals(low, high))
         torch.testing.assert_close(bound.signal, torch.tensor([[0.96, -1.01, 1.0, -1.0, 0.0, 4.0]]).double())
         assert (bound.exact, bound.interval, bound.unknown) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+        # 4/12 and 1/12 of the wide ones, 1 of the half open one, 0 of the open one; the variance is 13/6 - 1/4
+        assert bound.guessed == pytest.approx((4 / 12 + 1 / 12 + 1) / 6 / (13 / 6 - 1 / 4))
 
     def test_width_counts_relative_to_the_signal(self) -> None:
         x = noise()
@@ -337,7 +339,7 @@ class TestJudge:
 
     def test_confidence_never_claims_more_than_was_tried(self) -> None:
         for odds, expected in ((0.0, 0.5), (1.0, 1 / (1 + math.exp(-1))), (1e4, 0.99), (-1e4, 0.01)):
-            judgement = Judgement(odds, 0, 0, 0, 1, 0, 0, math.inf)
+            judgement = Judgement(odds, 0, 0, 0, 1, 0, 0, 0, 0, math.inf)
             assert judgement.confidence == pytest.approx(expected)
 
 

@@ -268,7 +268,7 @@ def test_an_unknown_entry_of_a_group_is_named_with_the_known_ones(prior: Prior, 
 @pytest.mark.parametrize("value", ["x", {"a": 3}, {}, [[1]], float("inf"), float("nan"), None])
 def test_values_of_another_kind_are_refused_in_one_line_for_every_setting(prior: Prior, name: str, value: Any) -> None:
     for f in fields(getattr(Settings(), name)):
-        if f.name == "name" or (f.type == "bool" and value == float("inf")):
+        if f.name in ("name", "network") or (f.type == "bool" and value == float("inf")):  # any text is a name or file
             continue
         with pytest.raises(NldiffError, match=f"^{name}[.:]") as caught:
             resolve_settings(prior, in_group(name, f.name, value))
@@ -295,14 +295,14 @@ BELOW_AND_ABOVE: dict[type, dict[str, list[Any]]] = {
         "knee_headroom": [0.0, -1.0], "iterations_divisor": [0, -1], "loosening": [(4.0, 0.5), (0.0,)],
         "halvings": [-1], "spread_growth": [0.0, -1.0], "exact_after": [-1],
     },
-    PolishSettings: {"sigma": [-0.1], "steps": [0, -1], "draws": [0], "trust": [0.0, -1.0]},
+    PolishSettings: {"sigma": [-0.1], "steps": [0, -1], "share": [0.0], "draws": [0], "trust": [0.0, -1.0]},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", BELOW_AND_ABOVE)
 def test_every_group_refuses_values_out_of_range(kind: type) -> None:
     ranges = BELOW_AND_ABOVE[kind]
-    free = {SamplerSettings: {"through_denoiser"}, RefinementSettings: {"name"}}.get(kind, set())
+    free = {SamplerSettings: {"through_denoiser"}, RefinementSettings: {"name", "network"}}.get(kind, set())
     assert {f.name for f in fields(kind)} - free == set(ranges)
     for name, values in ranges.items():
         for value in [*values, *([] if name == "name" else [float("inf"), float("nan")])]:

@@ -1,0 +1,44 @@
+"""`nldiff app`: a web page on this machine to restore recordings with."""
+
+import argparse
+import math
+import tempfile
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from nldiff.app.jobs import Jobs
+from nldiff.app.server import Server
+from nldiff.app.worker import Setting, Worker
+from nldiff.config import load_config
+from nldiff.errors import NldiffError
+from nldiff.priors import SHIPPED
+from nldiff.report.pages import check_pages
+from nldiff.restoration.settings import RestoreConfig, check_config
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="KEY=VALUE", help="changes any setting, as in 'nldiff restore'")
+    add("--port", type=int, default=8765, help="of the page on this machine; 0: any that is free (default: 8765)")
+    add("--limit-mb", type=float, default=500.0, metavar="MB", help="largest recording that is taken (default: 500)")
+    add("--prior", default="auto", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
+    add("-d", "--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP; then remove everything that was uploaded and made."""
+    if not 0 < options.limit_mb < math.inf:
+        raise NldiffError(f"--limit-mb {options.limit_mb:g}: a number above 0 expected")
+    check_pages()
+    config = load_config(RestoreConfig, None, options.settings)
+    config = replace(config, device=options.device or config.device)
+    check_config(config)
+    with tempfile.TemporaryDirectory(prefix="nldiff-app-") as folder:
+        worker = Worker(Setting(options.prior, config, Path(folder)))
+        with closing(Jobs(worker, Path(folder))) as jobs, Server(options.port, jobs, options.limit_mb) as server:
+            worker.start()
+            print(f"{server.address} (Ctrl-C ends it and removes what was uploaded)", flush=True)
+            server.serve_forever()
+    return 0

@@ -1,0 +1,60 @@
+"use strict";
+
+const say = (role, text) => {
+  const place = document.querySelector(`main [role="${role}"]:not(noscript *)`);
+  if (place.textContent !== text) place.textContent = text; // said aloud at every change
+};
+const silent = "nldiff does not answer: was it ended?";
+
+document.getElementById("upload")?.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target, button = form.querySelector("button"), file = form.querySelector("input").files[0];
+  const megabytes = file.size / 1e6;
+  say("alert", "");
+  if (megabytes > Number(form.dataset.limit)) {
+    say("alert", `${file.name}: ${megabytes.toFixed(1)} MB, at most ${form.dataset.limit} MB are taken (--limit-mb)`);
+    return;
+  }
+  button.disabled = true;
+  say("status", "Uploading …");
+  try {
+    const response = await fetch(`/jobs?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+    const answer = await response.json();
+    if (response.ok) location.assign(answer.address);
+    else say("alert", answer.error);
+  } catch {
+    say("alert", silent);
+  }
+  say("status", "");
+  button.disabled = false;
+});
+
+async function follow() {
+  try {
+    const response = await fetch("state");
+    const job = await response.json();
+    if (!response.ok || ["done", "failed"].includes(job.state)) {
+      location.reload();
+      return;
+    }
+    // The phase without its count: what changes twice a second is nothing to say aloud.
+    say("status", job.phase.replace(/ \d+\/\d+$/, "") || job.state);
+    const bar = document.querySelector("progress");
+    if (job.total > 0) {
+      bar.max = job.total;
+      bar.value = job.done;
+      const left = Math.max(0, job.total - job.done);
+      document.getElementById("time").textContent = `${Math.round(job.done)} s, about ${Math.round(left)} s left`;
+    }
+    say("alert", "");
+  } catch {
+    say("alert", silent);
+  }
+  setTimeout(follow, 500);
+}
+
+document.getElementById("cancel")?.addEventListener("click", async () => {
+  await fetch("cancel", { method: "POST" }).catch(() => {});
+  location.assign("/");
+});
+if (document.getElementById("job")) follow();

@@ -1,0 +1,113 @@
+"""The refinement network at work: its files, the shipped ones, and when one is for a recording."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nldiff.devices import fast_dtype
+from nldiff.errors import NldiffError
+from nldiff.networks.refinement import RefinementNetwork, make_refinement_network
+from nldiff.priors import Prior
+from nldiff.restoration.feasible import Intervals
+from nldiff.restoration.sparse import RefinementSettings
+from nldiff.weight_files import Field, FileKind, number_field
+
+SHIPPED: tuple[str, ...] = ()
+
+
+def _is_length(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+_FILES = FileKind(
+    "refinement network",
+    "restoration/weights",
+    SHIPPED,
+    {
+        "sample_rate": number_field(1000, 1_000_000, whole=True),
+        "windows": Field(
+            "lengths of windows", lambda windows: isinstance(windows, list) and all(map(_is_length, windows))
+        ),
+    },
+    {},
+    make_refinement_network,
+)
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """A refinement network and the signals that it is for.
+
+    Attributes:
+        network: in inference mode.
+        sample_rate: of its signals, Hz.
+        windows: of the shrinkage before it, samples.
+    """
+
+    network: RefinementNetwork
+    sample_rate: int
+    windows: tuple[int, ...]
+
+    @torch.no_grad()
+    def __call__(self, found: Tensor, feasible: Intervals) -> Tensor:
+        """Refine what the shrinkage found with every window, [batch, windows, time], to a member of the set."""
+        # One by one, as other networks on a CPU: memory stays that of one chunk.
+        parts = zip(found.split(1), feasible.low.split(1), feasible.high.split(1), strict=True)
+        return feasible.project(torch.cat([self.network(*part) for part in parts]))
+
+
+def refiner_for(settings: RefinementSettings, prior: Prior, sample_rate: int) -> Refiner | None:
+    """The refinement network that the settings name.
+
+    Args:
+        settings: names it in `network`, and has the windows of the shrinkage.
+        prior: of the restoration; "auto" takes the shipped network of the same name.
+        sample_rate: of the recording, Hz.
+
+    Returns:
+        None for "none", and for "auto" without a network for such recordings.
+
+    Raises:
+        NldiffError: a network that was asked for is for another rate or for other windows, or cannot be loaded.
+    """
+    name = prior.name if settings.network == "auto" else settings.network
+    if name == "none" or (settings.network == "auto" and name not in SHIPPED):
+        return None
+    refiner = load_refiner(name, next(prior.denoiser.parameters()).device)
+    if (refiner.sample_rate, refiner.windows) == (sample_rate, tuple(settings.windows)):
+        return refiner
+    if settings.network == "auto":
+        return None
+    raise NldiffError(
+        f"refinement.network={name}: it is for {refiner.sample_rate} Hz and windows {list(refiner.windows)}, not for "
+        f"{sample_rate} Hz and {list(settings.windows)}"
+    )
+
+
+def save_refiner(path: Path, network: nn.Module, config: dict[str, Any]) -> None:
+    """Write a file, completely or not at all; the weights are rounded to bfloat16.
+
+    Args:
+        path: file to write.
+        network: refinement network.
+        config: metadata: at least `network` (arguments), `sample_rate` and `windows`.
+
+    Raises:
+        NldiffError: the file cannot be written.
+    """
+    _FILES.save(path, network, config)
+
+
+def load_refiner(name_or_path: str | Path, device: torch.device) -> Refiner:
+    """Load a shipped network by name or any by path; it computes in `fast_dtype(device)`.
+
+    Raises:
+        NldiffError: unknown name, missing, corrupted or foreign file.
+    """
+    _, network, config = _FILES.load(name_or_path)
+    network.to(device).eval()
+    network.freeze(fast_dtype(device))
+    return Refiner(network, config["sample_rate"], tuple(config["windows"]))
