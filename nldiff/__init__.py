@@ -8,6 +8,7 @@ from nldiff.version import __version__
 if TYPE_CHECKING:
     from nldiff.curves import Curve
     from nldiff.errors import NldiffError
+    from nldiff.identification.pairs import Identification, identify
     from nldiff.operators import parse_operator
     from nldiff.priors import load_prior
     from nldiff.restoration.output import restore_file
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Curve",
+    "Identification",
     "NldiffError",
     "Restoration",
     "RestoreConfig",
     "Restorer",
     "__version__",
+    "identify",
     "load_prior",
     "parse_operator",
     "restore",
@@ -31,10 +34,12 @@ __all__ = [
 
 _HOMES = {
     "Curve": "nldiff.curves",
+    "Identification": "nldiff.identification.pairs",
     "NldiffError": "nldiff.errors",
     "Restoration": "nldiff.restoration.result",
     "RestoreConfig": "nldiff.restoration.settings",
     "Restorer": "nldiff.restoration.restorer",
+    "identify": "nldiff.identification.pairs",
     "load_prior": "nldiff.priors",
     "parse_operator": "nldiff.operators",
     "restore": "nldiff.restoration.pipeline",

@@ -30,6 +30,7 @@ LAYERS = {
     "baselines": "errors sound transforms networks weight_files metrics",
     "figures": "errors reading writing sound transforms metrics",
     "curves": "errors version writing sound operators figures",
+    "identification": "errors version writing sound operators figures curves",
     "restoration": "errors version reading writing devices cores sound transforms networks.refinement weight_files "
     "priors operators metrics sampling baselines figures curves",
     "training": "errors version writing devices sound transforms networks priors operators metrics baselines "
@@ -37,10 +38,10 @@ LAYERS = {
     "evaluation": "errors reading writing devices config sound priors operators metrics baselines figures restoration",
     "report": "errors version writing sound metrics figures",
     "app": "errors version interrupts sound restoration report",
-    "cli": "errors version interrupts writing devices config sound priors operators curves restoration training "
-    "evaluation report app",
+    "cli": "errors version interrupts writing devices config sound priors operators curves identification restoration "
+    "training evaluation report app",
     "__main__": "cli",
-    "__init__": "errors version priors operators curves restoration",
+    "__init__": "errors version priors operators curves identification restoration",
 }
 # (module, imported module) -> the reason why this import goes upwards.
 UPWARD: dict[tuple[str, str], str] = {}

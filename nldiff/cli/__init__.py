@@ -1,4 +1,4 @@
-"""Command line: `nldiff restore` (also `infer.py`), `diagnose`, `apply`, `export`, `train`, `evaluate` and others.
+"""Command line: `nldiff restore` (also `infer.py`), `diagnose`, `identify`, `apply`, `evaluate` and others.
 
 Every command has a module of its own, imported when the command is called: help and a misspelt command need not wait
 for PyTorch. May import everything; only `nldiff.__main__` and scripts import it.
@@ -37,8 +37,9 @@ class Command:
 COMMANDS = {
     "restore": Command("nldiff.cli.restore", "Restore distorted recordings."),
     "diagnose": Command("nldiff.cli.diagnose", "Say in seconds what was done to recordings, without restoring them."),
+    "identify": Command("nldiff.cli.identify", "Find the device between a clean and a distorted recording."),
     "app": Command("nldiff.cli.app", "Restore recordings on a web page of this machine."),
-    "apply": Command("nldiff.cli.apply", "Distort other audio by a curve that was found."),
+    "apply": Command("nldiff.cli.apply", "Distort other audio by a curve or an operator that was found."),
     "export": Command("nldiff.cli.export", "Write a curve for another program.", intermixed=False),
     "train": Command("nldiff.cli.train", "Train a prior on clean audio."),
     "train-baseline": Command("nldiff.cli.train_baseline", "Train a comparison network on distorted and clean audio."),

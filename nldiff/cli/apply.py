@@ -1,4 +1,4 @@
-"""`nldiff apply`: other audio through a curve that was found."""
+"""`nldiff apply`: other audio through a curve or an operator that was found."""
 
 import argparse
 import sys
@@ -23,7 +23,9 @@ from nldiff.cli.destinations import (
 from nldiff.cli.terminal import complain
 from nldiff.curves import Curve
 from nldiff.curves.antialiasing import ANTIALIASING, FACTOR, distorted_pieces
+from nldiff.curves.devices import operator_pieces
 from nldiff.errors import NldiffError
+from nldiff.operators import Operator, load_operator
 from nldiff.writing import atomic_path
 
 # Share of samples beyond the ends of the curve that is worth a warning.
@@ -33,20 +35,24 @@ _WORTH_A_WARNING = 1e-4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add = parser.add_argument
-    add("curve", type=Path, metavar="CURVE", help="table that 'nldiff restore' or Curve.save wrote: NAME.curve.csv")
+    add(
+        "device", type=Path, metavar="DEVICE",
+        help="table that 'nldiff restore' or Curve.save wrote: NAME.curve.csv; or operator that 'nldiff identify' or "
+        "save_operator wrote: NAME.operator.json",
+    )  # fmt: skip
     add("inputs", nargs="+", metavar="INPUT", help="audio file, video, folder, or - for standard input")
     add_output_arguments(parser, "distorted")
     add(
         "--antialias", choices=ANTIALIASING, default="oversampling",
         help=f"oversampling: at {FACTOR} times the rate; adaa: means along the way between samples as well, for still "
-        "less aliasing; none: samples are looked up (default: oversampling)",
+        "less aliasing; none: samples are looked up (default: oversampling). Filters run at INPUT's rate",
     )  # fmt: skip
     add(
         "--gain", type=float, default=0.0, metavar="DB",
-        help="before the curve, which was found at the level of the restored recording: how hard the distortion is "
+        help="before the device, which was found at the level of the clean or restored recording: how hard it is "
         "driven (default: 0)",
     )  # fmt: skip
-    add("--output-gain", type=float, default=0.0, metavar="DB", help="after the curve (default: 0)")
+    add("--output-gain", type=float, default=0.0, metavar="DB", help="behind the device (default: 0)")
     add("--quiet", action="store_true", help="no summary")
 
 
@@ -55,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("gain", "output_gain"):
         if not abs(getattr(options, name)) <= 200:
             raise NldiffError(f"--{name.replace('_', '-')} {getattr(options, name)}: -200 to 200 (dB) expected")
-    curve = Curve.load(options.curve)
+    device = _load(options.device)
     with messages(options.verbose), scratch_files() as scratch:
         form = chosen_format(options)
         sources = find_sources(options.inputs, scratch, ".distorted")
@@ -67,11 +73,16 @@ def run(options: argparse.Namespace) -> int:
             if options.skip_existing and result.is_file():
                 continue
             try:
-                _apply_one(curve, source, result, options, form)
+                _apply_one(device, source, result, options, form)
             except NldiffError as error:
                 source.complain(error)
                 failed = 1
         return failed
+
+
+def _load(path: Path) -> Curve | Operator:
+    """An operator if the name says so, else a curve."""
+    return load_operator(path) if path.suffix.lower() == ".json" else Curve.load(path)
 
 
 def _name(to: Destination, form: sound.AudioFormat) -> str:
@@ -79,7 +90,7 @@ def _name(to: Destination, form: sound.AudioFormat) -> str:
 
 
 def _apply_one(
-    curve: Curve, source: Source, result: Path, options: argparse.Namespace, form: sound.AudioFormat
+    device: Curve | Operator, source: Source, result: Path, options: argparse.Namespace, form: sound.AudioFormat
 ) -> None:
     """Distort one file, with a summary on the levels."""
     gain, output_gain = 10 ** (options.gain / 20), 10 ** (options.output_gain / 20)
@@ -92,9 +103,14 @@ def _apply_one(
 
         with sound.audio_writer(temporary, info.sample_rate, info.channels, form, metadata.tags) as writer:
             start = 0
-            for piece in distorted_pieces(curve, read, info.frames, options.antialias):
+            if isinstance(device, Curve):
+                pieces = distorted_pieces(device, read, info.frames, options.antialias)
+            else:
+                pieces = operator_pieces(device, read, info.frames, info.sample_rate, options.antialias)
+            for piece in pieces:
                 x = read(start, piece.shape[1])
-                beyond += int(np.count_nonzero((x < curve.inputs[0]) | (x > curve.inputs[-1])))
+                if isinstance(device, Curve):
+                    beyond += int(np.count_nonzero((x < device.inputs[0]) | (x > device.inputs[-1])))
                 peak = max(peak, float(np.abs(x).max(initial=0.0)))
                 writer.write(piece * output_gain)
                 start += piece.shape[1]
@@ -108,7 +124,8 @@ def _apply_one(
         clipped = f"{writer.clipped} of {samples} samples were beyond full scale and are clipped"
         complain("warning", f"{source.shown}: {clipped}")
     if not options.quiet:
-        text = f"{source.shown} -> {result}\n  input peak {peak:.3f}; the curve reaches {curve.inputs[-1]:.3f}"
+        reach = f"; the curve reaches {device.inputs[-1]:.3f}" if isinstance(device, Curve) else ""
+        text = f"{source.shown} -> {result}\n  input peak {peak:.3f}{reach}"
         print(text, file=sys.stderr if options.output == PIPE else sys.stdout)
     if options.output == PIPE:
         send(result)

@@ -26,10 +26,11 @@ from nldiff.cli.destinations import (
 from nldiff.cli.jobs import run_in_processes
 from nldiff.cli.summary import summary
 from nldiff.cli.terminal import complain, one_line
+from nldiff.cli.together import check_together, run_together
 from nldiff.config import load_config
 from nldiff.devices import choose_device
 from nldiff.errors import NldiffError
-from nldiff.operators import DISTORTIONS, WAVESHAPERS, Operator, parse_operator
+from nldiff.operators import DISTORTIONS, LEARNABLE, Operator, parse_operator
 from nldiff.priors import SHIPPED
 from nldiff.priors.choice import load_candidates
 from nldiff.report.pages import check_pages
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--weights", metavar="NAME", help="weights of a network: a shipped name or a file (default: suited to INPUT)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto, which chooses a shipped one (default: auto)")
-    add("--waveshaper", choices=sorted(WAVESHAPERS), help="family of the curve (default: ccr)")
+    add("--waveshaper", choices=sorted(LEARNABLE), help="family of the curve (default: ccr)")
     add("--quality", choices=QUALITIES, help="how much work is spent (default: normal)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
     add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
@@ -80,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--distort", metavar="NAME:sdr=3", help="distort the clean INPUT first and score the result against it")
     add("--preview", action="store_true", help="write a page to listen to and look at as well: NAME.preview.html")
+    add("--same-operator", action="store_true", help="all inputs went through one device, at one setting")
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
     add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
@@ -104,13 +106,19 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     method = _method(options, known)
     if options.preview:
         _check_preview(options)
+    if options.same_operator:
+        check_together(options)
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     audio_format = chosen_format(options)
     sources = find_sources([text for text in options.inputs if text not in overrides], scratch, ".restored")
     if not sources:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
-    runs = _runs(sources, plan_destinations(sources, options.output, scratch), options, audio_format)
+    destinations = plan_destinations(sources, options.output, scratch)
+    if options.same_operator:
+        priors = load_candidates(config.prior, choose_device(config.device)) if method.uses_prior else []
+        return run_together(options, sources, destinations, config, priors, method)
+    runs = _runs(sources, destinations, options, audio_format)
     if options.only is not None:
         runs = [one for one in runs if one.source is sources[options.only]]
     if not runs:

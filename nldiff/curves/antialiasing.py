@@ -65,8 +65,7 @@ def distorted_pieces(
     Yields:
         Consecutive pieces, float32 `[channels, n]`.
     """
-    if antialiasing not in ANTIALIASING:
-        raise NldiffError(f"antialiasing={antialiasing}: {', '.join(ANTIALIASING)} expected")
+    checked_antialiasing(antialiasing)
     for start in range(0, frames, _PIECE):
         length = min(_PIECE, frames - start)
         if antialiasing == "none":
@@ -74,11 +73,21 @@ def distorted_pieces(
             continue
         first, last = max(start - _MARGIN, 0), min(start + length + _MARGIN, frames)
         around = np.pad(read(first, last - first), ((0, 0), (first - start + _MARGIN, start + length + _MARGIN - last)))
-        rows = [_oversampled(curve, row, antialiasing)[_MARGIN : _MARGIN + length] for row in around]
+        rows = [oversampled(curve, row, antialiasing)[_MARGIN : _MARGIN + length] for row in around]
         yield np.stack(rows).astype(np.float32)
 
 
-def _oversampled(curve: Curve, samples: np.ndarray, antialiasing: Antialiasing) -> Values:
+def checked_antialiasing(antialiasing: str) -> None:
+    """Validate a name.
+
+    Raises:
+        NldiffError: it is none of `ANTIALIASING`.
+    """
+    if antialiasing not in ANTIALIASING:
+        raise NldiffError(f"antialiasing={antialiasing}: {', '.join(ANTIALIASING)} expected")
+
+
+def oversampled(curve: Curve, samples: np.ndarray, antialiasing: Antialiasing) -> Values:
     """Distort `[time]` at `FACTOR` times the rate; the ends are disturbed."""
     fine = soxr.resample(samples.astype(np.float64), 1, FACTOR, quality="VHQ")
     shaped = curve.look_up(fine) if antialiasing == "oversampling" else _mean_along_the_way(curve, fine)

@@ -11,3 +11,4 @@ from nldiff.operators.recipes import Recipe, parse_operator
 from nldiff.operators.saved import load_operator, save_operator
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.waveshapers import WAVESHAPERS, Waveshaper, make_waveshaper
+from nldiff.operators.wiener_hammerstein import LEARNABLE, Learnable, WienerHammerstein, make_learnable

@@ -13,6 +13,7 @@ from nldiff.errors import NldiffError
 from nldiff.operators.known import Distortion
 from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
 from nldiff.operators.table import TabulatedCurve
+from nldiff.operators.wiener_hammerstein import WienerHammerstein
 
 FORMAT, VERSION = "nldiff operator", 1
 """What a file says of itself."""
@@ -67,6 +68,8 @@ def _described(operator: Operator) -> dict[str, Any]:
         return {"type": "table", "inputs": operator.inputs.tolist(), "outputs": operator.outputs.tolist()}
     if isinstance(operator, Identity):
         return {"type": "identity"}
+    if isinstance(operator, WienerHammerstein):
+        return _described(operator.known())
     raise NldiffError(f"operators of the type {type(operator).__name__} are not saved")
 
 

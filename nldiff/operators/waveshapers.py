@@ -11,9 +11,9 @@ using Diffusion" (2025), section 2.
 import inspect
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -286,19 +286,30 @@ WAVESHAPERS: dict[str, type[Waveshaper]] = {"ccr": CatmullRom, "mlp": MLP, "sumt
 
 
 def make_waveshaper(name: str, parameter_sets: int, **options: Any) -> Waveshaper:
-    """Build a waveshaper of a named family.
+    """Build a waveshaper of a named family; see `make_family`.
 
     Args:
         name: a key of `WAVESHAPERS`.
         parameter_sets: their number.
         options: keyword arguments of the family's constructor.
+    """
+    return make_family(WAVESHAPERS, name, parameter_sets, options)
+
+
+Family = TypeVar("Family")
+
+
+def make_family(
+    families: Mapping[str, Callable[..., Family]], name: str, parameter_sets: int, options: Mapping[str, Any]
+) -> Family:
+    """Build one of several families by name.
 
     Raises:
         NldiffError: if the name or an option is unknown, or an option is out of its range.
     """
-    if name not in WAVESHAPERS:
-        raise NldiffError(f"unknown waveshaper '{name}': known are {', '.join(sorted(WAVESHAPERS))}")
-    family = WAVESHAPERS[name]
+    if name not in families:
+        raise NldiffError(f"unknown waveshaper '{name}': known are {', '.join(sorted(families))}")
+    family = families[name]
     known = [option for option in inspect.signature(family).parameters if option != "parameter_sets"]
     for option in options:
         if option not in known:

@@ -203,4 +203,4 @@ def _waveshaper(work: Workspace) -> Operator:
     samples = np.concatenate(work.excerpts, axis=1) * work.gain
     sources = generators([seed_of(work.config.seed, -1, 0)])
     waveshaper.reset(torch.from_numpy(samples.reshape(1, -1)).to(work.device), sources)
-    return waveshaper
+    return waveshaper.for_rate(work.recording.sample_rate)

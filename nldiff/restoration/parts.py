@@ -41,7 +41,7 @@ class Part:
         def read(start: int, frames: int) -> np.ndarray:
             return recording.read(start, frames)[list(self.channels)] - offset
 
-        return Recording(recording.name, recording.sample_rate, len(self.channels), recording.frames, read)
+        return replace(recording, channels=len(self.channels), read=read)
 
 
 def channel_names(channels: Sequence[int]) -> str:

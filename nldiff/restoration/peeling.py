@@ -5,6 +5,7 @@ Linear filters and overdrives with a dry path are undone sample by sample over t
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 from functools import lru_cache
 
@@ -40,7 +41,8 @@ def split(operator: Operator) -> tuple[Operator, Operator]:
 def undone(recording: Recording, inversion: Inversion, centred: bool = False) -> Recording:
     """The recording before the last operator, read piece by piece like the recording itself.
 
-    One pass over it notes the states between blocks, so that memory does not grow with the length.
+    One pass over it notes the states between blocks, so that memory does not grow with the length. Every one of
+    several files that are taken together starts anew.
 
     Args:
         recording: the observation.
@@ -49,25 +51,32 @@ def undone(recording: Recording, inversion: Inversion, centred: bool = False) ->
             leaves an unknown constant.
     """
     blocks = list(recording.blocks())
-    states = [np.broadcast_to(inversion.start, (recording.channels, inversion.start.shape[-1]))]
-    total = np.zeros((recording.channels, 1))
+    starts = [start for start, _ in blocks]
+    silence = np.broadcast_to(inversion.start, (recording.channels, inversion.start.shape[-1]))
+    states: list[np.ndarray] = []
+    totals: list[np.ndarray] = []
+    after = silence
     for start, frames in blocks:
-        x, after = inversion.step(recording.read(start, frames).astype(np.float64), states[-1])
+        if start in (0, *recording.joins):
+            after = silence
+            totals.append(np.zeros((recording.channels, 1)))
         states.append(after)
-        total += x.sum(axis=1, keepdims=True)
-    mean = total / recording.frames if centred else np.zeros_like(total)
-    size = blocks[0][1]
+        x, after = inversion.step(recording.read(start, frames).astype(np.float64), after)
+        totals[-1] += x.sum(axis=1, keepdims=True)
+    lengths = np.diff([0, *recording.joins, recording.frames])
+    means = [centred * total / length for total, length in zip(totals, lengths, strict=True)]
 
     @lru_cache(maxsize=2)
     def block(index: int) -> np.ndarray:
         observed = recording.read(*blocks[index]).astype(np.float64)
+        mean = means[bisect_right(recording.joins, starts[index])]
         return (inversion.step(observed, states[index])[0] - mean).astype(np.float32)
 
     def read(start: int, frames: int) -> np.ndarray:
         end = min(start + frames, recording.frames)
-        first, last = start // size, max(start, end - 1) // size
+        first, last = (bisect_right(starts, frame) - 1 for frame in (start, max(start, end - 1)))
         pieces = [block(index) for index in range(first, last + 1)]
-        return np.concatenate(pieces, axis=1)[:, start - first * size : end - first * size]
+        return np.concatenate(pieces, axis=1)[:, start - starts[first] : end - starts[first]]
 
     return replace(recording, read=read)
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nldiff import sound
 from nldiff.errors import NldiffError, require
-from nldiff.operators import Waveshaper, make_waveshaper
+from nldiff.operators import Learnable, make_learnable
 from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
 from nldiff.restoration.bent import BentSettings
@@ -61,7 +61,7 @@ class RestoreConfig:
     Attributes:
         prior: name of a shipped prior, path of a prior file, or auto: the shipped prior that explains the recording
             best, see `nldiff.priors.choice`.
-        waveshaper: family of the curve: ccr, mlp or sumtanh.
+        waveshaper: family of the curve: ccr, mlp or sumtanh; or wiener_hammerstein: filters, curve, filters.
         waveshaper_options: arguments of that family.
         sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, overdrive, bent: fields in
             these groups of `Settings` that differ from what the prior recommends.
@@ -192,14 +192,14 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
     return dataclasses.replace(settings, sampler=sampler)
 
 
-def configured_waveshaper(config: RestoreConfig) -> Waveshaper:
-    """A waveshaper with one parameter set, as `config` describes it.
+def configured_waveshaper(config: RestoreConfig) -> Learnable:
+    """A learnable operator with one parameter set, as `config` describes it.
 
     Raises:
         NldiffError: unknown family or option.
     """
     try:
-        return make_waveshaper(config.waveshaper, 1, **config.waveshaper_options)
+        return make_learnable(config.waveshaper, 1, **config.waveshaper_options)
     except TypeError as error:
         raise NldiffError(f"waveshaper_options={config.waveshaper_options}: {error}") from error
 

@@ -1,7 +1,8 @@
 """A recording that is read piece by piece, from memory or from a file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ class Recording:
         channels, frames: number of channels and of samples per channel.
         read: called with (start, frames), returns float32 [channels, frames].
         loss: how much of it is missing, in words; empty if it is whole.
+        joins: frames at which another file begins, ascending, where several are taken for one recording.
     """
 
     name: str
@@ -32,6 +34,35 @@ class Recording:
     frames: int
     read: Callable[[int, int], np.ndarray]
     loss: str = ""
+    joins: tuple[int, ...] = ()
+
+    @classmethod
+    def of_several(cls, recordings: Sequence["Recording"]) -> "Recording":
+        """Several recordings one after the other, as one.
+
+        Raises:
+            NldiffError: their rates or numbers of channels differ.
+        """
+        first = recordings[0]
+        for other in recordings[1:]:
+            if (other.sample_rate, other.channels) != (first.sample_rate, first.channels):
+                raise NldiffError(
+                    f"{other.name}: {other.sample_rate} Hz and {other.channels} channels, {first.name}: "
+                    f"{first.sample_rate} Hz and {first.channels}: recordings of one rate and as many channels expected"
+                )
+        ends = np.cumsum([recording.frames for recording in recordings]).tolist()
+
+        def read(start: int, frames: int) -> np.ndarray:
+            pieces = [
+                recording.read(max(start - begin, 0), min(start + frames, end) - max(start, begin))
+                for recording, begin, end in zip(recordings, [0, *ends], ends, strict=False)
+                if start < end and start + frames > begin
+            ]
+            return np.concatenate([np.zeros((first.channels, 0), np.float32), *pieces], axis=1)
+
+        names = ", ".join(recording.name for recording in recordings)
+        loss = "; ".join(f"{recording.name}: {recording.loss}" for recording in recordings if recording.loss)
+        return cls(names, first.sample_rate, first.channels, ends[-1], read, loss, tuple(ends[:-1]))
 
     @classmethod
     def from_array(cls, samples: np.ndarray, sample_rate: int, name: str = "audio") -> "Recording":
@@ -73,6 +104,7 @@ class Recording:
         return cls(path.name, info.sample_rate, info.channels, info.frames, read, loss)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """(start, frames) of consecutive pieces that fit in memory and cover the recording."""
-        for start in range(0, self.frames, _BLOCK):
-            yield start, min(_BLOCK, self.frames - start)
+        """(start, frames) of consecutive pieces that fit in memory and cover the recording; none crosses a join."""
+        for first, end in pairwise((0, *self.joins, self.frames)):
+            for start in range(first, end, _BLOCK):
+                yield start, min(_BLOCK, end - start)

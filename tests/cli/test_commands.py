@@ -61,6 +61,7 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
         "report": "--lufs",
         "apply": "--antialias",
         "export": "--to",
+        "identify": "--operator",
         "diagnose": "--json",
     }.get(command, "--config") in out
 

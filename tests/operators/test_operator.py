@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from nldiff.errors import NldiffError
 from nldiff.operators import (
     DISTORTIONS,
-    WAVESHAPERS,
+    LEARNABLE,
     Chain,
     Distortion,
+    Learnable,
     Operator,
     Rescaled,
     TabulatedCurve,
     Waveshaper,
-    make_waveshaper,
+    make_learnable,
     parse_operator,
 )
 from nldiff.operators.distortions import overdrive_static
@@ -29,12 +30,12 @@ def sources(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def learnable(name: str, parameter_sets: int = 2) -> Waveshaper:
-    """A waveshaper in float64 whose parameter sets all differ."""
+def learnable(name: str, parameter_sets: int = 2) -> Learnable:
+    """A learnable operator in float64 whose parameter sets all differ."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        shaper = make_waveshaper(name, parameter_sets)
+        shaper = make_learnable(name, parameter_sets)
     finally:
         torch.set_default_dtype(before)
     shaper.reset(torch.zeros(parameter_sets, 1, dtype=torch.float64), sources(*range(parameter_sets)))
@@ -52,7 +53,7 @@ def folded_table() -> TabulatedCurve:
 
 OPERATORS: dict[str, Callable[[], Operator]] = {
     **{name: lambda name=name: Distortion(name) for name in DISTORTIONS},  # type: ignore[misc]
-    **{name: lambda name=name: learnable(name) for name in WAVESHAPERS},  # type: ignore[misc]
+    **{name: lambda name=name: learnable(name) for name in LEARNABLE},  # type: ignore[misc]
     "mixed": lambda: Distortion("hard_clip", {"mix": 0.3}),
     "table": folded_table,
     "rescaled": lambda: Rescaled(Distortion("carbon_mic"), 0.5, -2.0),
@@ -168,7 +169,8 @@ def test_output_depends_on_nothing_before_the_context(name: str) -> None:
     other[:, 20:changed] += 0.3
     with torch.no_grad():
         difference = (operator(other) - operator(x)).abs()
-    assert difference[:, :20].max() == 0  # nothing depends on the future
+    # nothing depends on the future, but for what transforms round
+    assert difference[:, :20].max() <= 1e-12 * difference.max()
     later = difference[:, changed + operator.context :].max()
     if operator.context == 0:
         assert later == 0
@@ -297,9 +299,9 @@ def test_parameters_of_the_parts_are_found() -> None:
 
 def test_resetting_a_chain_resets_its_parts_in_order() -> None:
     y = audio(1, 20).float()
-    first, second, third = (make_waveshaper(name, 1) for name in ("mlp", "ccr", "mlp"))
+    first, second, third = (make_learnable(name, 1) for name in ("mlp", "ccr", "mlp"))
     Chain([Distortion("half_wave"), Rescaled(first, 1.0, 0.1), second, third]).reset(y, sources(5))
-    expected, (source,) = [make_waveshaper("mlp", 1) for _ in range(2)], sources(5)
+    expected, (source,) = [make_learnable("mlp", 1) for _ in range(2)], sources(5)
     for shaper in expected:
         shaper.reset(y, [source])
     for shaper, same in zip((first, third), expected, strict=True):
