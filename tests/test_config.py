@@ -99,8 +99,10 @@ def test_binary_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_training_configurations_agree_with_the_schema(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
-    schema = {"prior": TrainingConfig, "refinement": RefinementConfig}[read_key(path, "trains", "prior")]
-    config = load_config(schema, path)
+    schemas: dict[str, type[TrainingConfig] | type[RefinementConfig]]
+    schemas = {"prior": TrainingConfig, "refinement": RefinementConfig}
+    schema = schemas[read_key(path, "trains", "prior")]
+    config: TrainingConfig | RefinementConfig = load_config(schema, path)
     corpus = path.stem.partition("_")[0]
     assert config.train_data == f"/data/{corpus}/train"
     assert config.val_data == f"/data/{corpus}/val"

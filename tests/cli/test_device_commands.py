@@ -101,15 +101,16 @@ def test_inputs_of_one_device(
     quick_sampler(monkeypatch)
     prior = save_tiny_prior(tmp_path / "tiny.safetensors")
     takes = [write(tmp_path / f"{name}.wav", 0.5, seed) for seed, name in enumerate("ab")]
-    options = ["--prior", prior, "--same-operator"]
+    options: list[str | Path] = ["--prior", prior, "--same-operator"]
     assert nldiff("restore", *takes, "-o", tmp_path / "out", *options) == 0
     assert names(tmp_path / "out") == results("a", "b") | {"device.operator.json"}
     assert "one operator" in capsys.readouterr().out
-    for wrong, message in (
+    refused: list[tuple[list[str | Path], str]] = [
         (["--known", "half_wave"], "not with --known"),
         (["--samples", "2"], "not with --samples"),
         (["-o", "-"], "files expected, not standard input or output"),
         (["-o", tmp_path / "one.wav"], "a folder expected for 2 inputs"),
-    ):
+    ]
+    for wrong, message in refused:
         assert nldiff("restore", *takes, "-o", tmp_path / "out", *options, *wrong) == 1
         assert message in one_line(capsys)

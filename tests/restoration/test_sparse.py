@@ -119,7 +119,7 @@ def test_the_compiled_loops_do_what_the_tensor_operations_do(
 
 def test_other_sets_and_types_are_refined_alike() -> None:
     class Plain(FeasibleSet):
-        def expectation(self, x: Tensor, deviation: float) -> Tensor:
+        def expectation(self, x: Tensor, deviation: Tensor | float) -> Tensor:
             return self.project(x)
 
         def project(self, x: Tensor) -> Tensor:
