@@ -9,11 +9,11 @@ from tiny_refinement import TINY_REFINEMENT
 from nldiff.errors import NldiffError
 from nldiff.networks.refinement import make_refinement_network
 from nldiff.operators import Distortion
-from nldiff.priors.saved import Prior
+from nldiff.priors.saved import Prior, load_prior
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.learned import SHIPPED, load_refiner, refiner_for, save_refiner
 from nldiff.restoration.pipeline import restore
-from nldiff.restoration.settings import RestoreConfig
+from nldiff.restoration.settings import RestoreConfig, resolve_settings
 from nldiff.restoration.sparse import RefinementSettings
 
 WINDOWS = (128, 256)
@@ -56,6 +56,14 @@ def test_which_network_is_taken(prior: Prior, network: Path) -> None:
     found = refiner_for(settings(network), prior, TINY_RATE)
     assert found is not None
     assert (found.sample_rate, found.windows) == (TINY_RATE, WINDOWS)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_networks_suit_the_settings_of_the_prior_of_their_name(name: str) -> None:
+    prior = load_prior(name, torch.device("cpu"))
+    settings = resolve_settings(prior, RestoreConfig()).refinement
+    assert refiner_for(settings, prior, prior.sample_rate) is not None
+    assert refiner_for(settings, prior, 2 * prior.sample_rate) is None
 
 
 @pytest.mark.parametrize(("rate", "windows"), [(16000, WINDOWS), (TINY_RATE, (128, 512))])
