@@ -5,10 +5,18 @@ import scipy.fft
 
 
 def find_delay(clean: np.ndarray, observed: np.ndarray) -> tuple[float, int]:
-    """Delay of `observed` [channels, time] after `clean` [channels, other time], and its polarity, 1 or -1.
+    """Delay of an observed recording after a clean one, by the extremum of their cross-correlation.
 
-    The extremum of the cross-correlation, summed over channels, refined by a parabola through its neighbours.
+    Constants are left out, channels are added up, and a parabola through its neighbours refines the extremum.
+
+    Args:
+        clean: `[channels, time]`, not constant.
+        observed: `[channels, other time]`, not constant.
+
+    Returns:
+        The delay in samples, with its fraction, and the polarity, 1 or -1.
     """
+    clean, observed = (each - each.mean(axis=1, keepdims=True) for each in (clean, observed))
     size = scipy.fft.next_fast_len(clean.shape[1] + observed.shape[1], real=True)
     x, y = (scipy.fft.rfft(each, size) for each in (clean, observed))
     correlation = scipy.fft.irfft((y * x.conj()).sum(0), size)

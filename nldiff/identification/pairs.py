@@ -18,9 +18,9 @@ from nldiff.operators import Operator, Rescaled
 
 # Share of the recordings, from their end, that the fit does not see.
 HELD_OUT = 0.2
-# Number and seconds of the stretches that a device is found and refined on, and of their beginnings that do not
-# count.
-_SHORT, _LONG, _LEAD = (2, 0.4), (8, 0.6), 0.1
+# Number and seconds of the stretches that a device is found and refined on, and seconds of their beginnings that do not
+# count, since filters began in silence there; nor do the last samples, which a delay takes from beyond the end.
+_SHORT, _LONG, _LEAD, _TAIL = (2, 0.4), (8, 0.6), 0.1, 128
 _SHORTEST = 0.5
 # Different first values of filters, how many of them go on, and iterations of the three rounds; no more first values
 # are tried after one that leads to such an error, a power.
@@ -70,6 +70,7 @@ def identify(
 
     The two are aligned by cross-correlation; fractions of a sample are fitted along with the device. The fit is least
     squares (Levenberg and Marquardt) from several first values, on the loudest seconds of the first four fifths.
+    Both recordings are kept in memory as a whole.
 
     Args:
         clean: what entered the device, `[time]` or `[channels, time]`.
@@ -101,6 +102,11 @@ def identify(
             f"{_SHORTEST:g} s needed"
         )
     seen = round((1 - HELD_OUT) * x.shape[1])
+    for name, samples in (("clean", x), ("observed", y)):
+        if not (np.ptp(samples[:, :seen]) and np.ptp(samples[:, seen:])):
+            raise NldiffError(
+                f"identify: {name} recording: sound in the first four fifths and in the last one expected"
+            )
     short, long = (_excerpt(x[:, :seen], y[:, :seen], sample_rate, *sizes) for sizes in (_SHORT, _LONG))
     # Devices do not change with time: a delay before them is one behind them, and costs less there.
     stages = [DelayStage(delay - lag), *stages_of(operator, sample_rate, x, y)]
@@ -187,14 +193,13 @@ def _excerpt(clean: np.ndarray, observed: np.ndarray, sample_rate: int, count: i
         start = first + int(np.argmax(power[first + frames : last + frames + 1] - power[first : last + 1]))
         spans.append(slice(start, start + frames))
     x, y = (np.concatenate([signal[:, span] for span in spans]) for signal in (clean, observed))
-    # A delay takes samples from beyond the ends.
-    return Excerpt(x, y, slice(min(lead, frames // 2), frames - 128))
+    return Excerpt(x, y, slice(min(lead, frames // 2), frames - min(_TAIL, frames // 4)))
 
 
 def _checked(name: str, audio: ArrayLike) -> np.ndarray:
     samples = np.atleast_2d(np.asarray(audio, dtype=np.float64))
     if samples.ndim != 2 or not np.isfinite(samples).all():
         raise NldiffError(f"identify: {name} recording: finite samples [time] or [channels, time] expected")
-    if not samples.any():
+    if not np.ptp(samples):
         raise NldiffError(f"identify: {name} recording is silent")
     return samples

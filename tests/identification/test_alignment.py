@@ -23,6 +23,11 @@ def test_whole_samples_and_polarity(lag: int, polarity: int) -> None:
     np.testing.assert_allclose(y, polarity * 0.3 * x)
 
 
+def test_constants_do_not_count() -> None:
+    signal = noise(4000)
+    assert find_delay(signal[:, 50:] + 3, signal[:, :-50] + 2)[0] == pytest.approx(50, abs=0.05)
+
+
 def test_recordings_of_different_length() -> None:
     signal = noise(5000)
     late = np.concatenate([noise(300, 1), signal, noise(1200, 2)], axis=1)

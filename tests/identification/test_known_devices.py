@@ -72,6 +72,12 @@ def test_a_filter_behind_a_clipper_of_two_channels_late_and_upside_down() -> Non
     assert found.held_out_esr_db < -40
 
 
+def test_stretches_of_few_samples_have_some_that_count() -> None:
+    x = music(0.04)  # more than half a second at 1 kHz
+    found = identify(x, x.clip(-0.15, 0.15), 1000, "hard_clip")
+    assert params(found)["hard_clip"]["threshold"] == pytest.approx(0.15, rel=1e-3)
+
+
 def test_what_is_given_stays() -> None:
     x = music(1.0)
     found = identify(x, x.clip(-0.15, 0.15), RATE, "hard_clip:threshold=0.1")
@@ -182,6 +188,9 @@ def test_delay_stage_delays() -> None:
     [
         (music(1.0), music(1.0, channels=2), "curve", "1 channels of the clean and 2"),
         (music(1.0), 0 * music(1.0), "curve", "observed recording is silent"),
+        (music(1.0), 0 * music(1.0) + 0.3, "curve", "observed recording is silent"),
+        (music(1.0), music(1.0) * (np.arange(RATE) < 0.75 * RATE), "curve", "observed recording: sound in the first"),
+        (music(1.0) * (np.arange(RATE) > 0.9 * RATE), music(1.0), "curve", "clean recording: sound in the first"),
         (music(1.0) * np.nan, music(1.0), "curve", "clean recording: finite samples"),
         (music(0.3), music(0.3), "curve", "0.3 s are left, 0.5 s needed"),
         (music(1.0), music(1.0), "fuzz", "unknown distortion 'fuzz'"),
