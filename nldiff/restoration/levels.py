@@ -226,7 +226,7 @@ def _error(fit: Fit, recording: Recording, raw: Read) -> float:
     operator, error = fit.operator, 0.0
     assert operator is not None
     for start, frames in recording.blocks():
-        before = min(start, operator.context)
+        before = min(start - recording.beginning(start), operator.context)
         x = raw(start - before, before + frames)
         explained = np.stack([_apply(operator, operator, channel) for channel in x])[:, before:] / fit.observation_gain
         error += float(np.sum((recording.read(start, frames).astype(np.float64) - explained) ** 2))

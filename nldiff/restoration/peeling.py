@@ -57,7 +57,7 @@ def undone(recording: Recording, inversion: Inversion, centred: bool = False) ->
     totals: list[np.ndarray] = []
     after = silence
     for start, frames in blocks:
-        if start in (0, *recording.joins):
+        if start == recording.beginning(start):
             after = silence
             totals.append(np.zeros((recording.channels, 1)))
         states.append(after)

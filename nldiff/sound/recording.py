@@ -103,6 +103,10 @@ class Recording:
         loss = info.loss if isinstance(info, Part) else ""
         return cls(path.name, info.sample_rate, info.channels, info.frames, read, loss)
 
+    def beginning(self, frame: int) -> int:
+        """First frame of the file that a frame, from 0, is of."""
+        return max(first for first in (0, *self.joins) if first <= frame)
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(start, frames) of consecutive pieces that fit in memory and cover the recording; none crosses a join."""
         for first, end in pairwise((0, *self.joins, self.frames)):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from helpers import TINY_RATE, plucked, rms
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,20 @@ def test_unity_is_lowered_below_full_scale_by_auto_only() -> None:
     assert auto.level_db == pytest.approx(20 * np.log10(0.999 / 2), abs=0.01)
     quarter = settled(y, x / np.float32(4), clipper(0.5), "auto")
     assert quarter.level_db == pytest.approx(auto.level_db, abs=0.01)
+
+
+def test_filters_forget_one_file_before_the_next() -> None:
+    highpass = Distortion("highpass", {"hz": 40.0, "rate": float(TINY_RATE)})
+    raws = [X, 1 + X]  # a filter that remembered the first would see a step
+    whole = Recording.of_several([Recording.from_array(filtered(highpass, x), TINY_RATE) for x in raws])
+    raw = np.concatenate(raws, axis=1).astype(np.float32)
+    fit = Fit(highpass, 1.0, 0.0, TINY_RATE / 2)
+    (part,) = settle([(Part((0,), 0.0), fit)], whole, [lambda start, frames: raw[:, start : start + frames]], "method")
+    assert part.explained_db > 80
+
+
+def filtered(operator: Distortion, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    return operator(torch.from_numpy(np.asarray(x, np.float32))).numpy()
 
 
 def test_what_is_upside_down_is_turned() -> None:

@@ -39,6 +39,11 @@ def test_one_is_itself() -> None:
     assert Recording.of_several([part]).joins == ()
 
 
+def test_every_frame_has_a_file() -> None:
+    whole = Recording.of_several(recordings(1000, 2000, 900))
+    assert [whole.beginning(frame) for frame in (0, 999, 1000, 2999, 3000, 3899)] == [0, 0, 1000, 1000, 3000, 3000]
+
+
 def test_different_rates_are_refused() -> None:
     with pytest.raises(
         NldiffError, match="take0: 16000 Hz and 2 channels, take0: 8000 Hz and 2: recordings of one rate"
