@@ -10,7 +10,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from nldiff.app.jobs import DONE, FAILED, MOST, Job, Jobs
+from nldiff.app.tasks import DONE, FAILED, MOST, Task, Tasks
 from nldiff.app.worker import PAGE
 from nldiff.errors import NldiffError
 from nldiff.report.pages import render, text_of
@@ -35,11 +35,11 @@ _HEADERS = {
 
 
 class Server(ThreadingTCPServer):
-    """Serves the page of some jobs on the loopback interface.
+    """Serves the page of some tasks on the loopback interface.
 
     Args:
         port: 1 to 65535, or 0 for any that is free.
-        jobs: what is restored.
+        tasks: what is restored.
         limit: largest upload, MB.
 
     Raises:
@@ -50,8 +50,8 @@ class Server(ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port: int, jobs: Jobs, limit: float) -> None:
-        self.jobs, self.limit = jobs, limit
+    def __init__(self, port: int, tasks: Tasks, limit: float) -> None:
+        self.tasks, self.limit = tasks, limit
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -81,28 +81,28 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/":
             self._send(_start_page(self.server), _HTML)
             return
-        job, rest = self._job(path)
-        if job is None:
+        task, rest = self._task(path)
+        if task is None:
             text = _start_page(self.server, "There is no such page (any more).")
             self._send(text, _HTML, HTTPStatus.NOT_FOUND)
         elif rest == "":
-            text = (job.results / PAGE).read_text(encoding="utf-8") if job.state == DONE else _job_page(job)
+            text = (task.results / PAGE).read_text(encoding="utf-8") if task.state == DONE else _task_page(task)
             self._send(text, _HTML)
         elif rest == "state":
-            values = {"state": job.state, "phase": job.phase, "done": job.done, "total": job.total}
+            values = {"state": task.state, "phase": task.phase, "done": task.done, "total": task.total}
             self._send(json.dumps(values), _TYPES[".json"])
         else:
-            self._send_file(job, unquote(rest))
+            self._send_file(task, unquote(rest))
 
     def do_POST(self) -> None:
         if not self._ours():
             return
         parts = urlsplit(self.path)
-        job, rest = self._job(parts.path)
-        if parts.path == "/jobs":
+        task, rest = self._task(parts.path)
+        if parts.path == "/tasks":
             self._upload(parse_qs(parts.query, errors="replace").get("name", [""])[0])
-        elif job and rest == "cancel":
-            self.server.jobs.remove(job)
+        elif task and rest == "cancel":
+            self.server.tasks.remove(task)
             self._send("{}", _TYPES[".json"])
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page (any more)")
@@ -119,10 +119,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(HTTPStatus.FORBIDDEN, "only the page of nldiff itself is answered")
         return False
 
-    def _job(self, path: str) -> tuple[Job | None, str]:
-        """The job of an address /jobs/KEY/REST, and the rest."""
+    def _task(self, path: str) -> tuple[Task | None, str]:
+        """The task of an address /tasks/KEY/REST, and the rest."""
         parts = path.split("/", 3)
-        found = self.server.jobs.find(parts[2]) if len(parts) == 4 and parts[1] == "jobs" else None
+        found = self.server.tasks.find(parts[2]) if len(parts) == 4 and parts[1] == "tasks" else None
         return found, parts[-1]
 
     def _upload(self, name: str) -> None:
@@ -135,18 +135,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
             return
         try:
-            job = self.server.jobs.create(name)
+            task = self.server.tasks.create(name)
         except (NldiffError, OSError) as error:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
             return
         try:
-            self._receive(job.source, int(length))
+            self._receive(task.source, int(length))
         except OSError as error:
-            self.server.jobs.remove(job)
-            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"{job.name} cannot be kept: {error.strerror or error}")
+            self.server.tasks.remove(task)
+            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, f"{task.name} cannot be kept: {error.strerror or error}")
             return
-        self.server.jobs.submit(job)
-        self._send(json.dumps({"address": f"/jobs/{job.key}/"}), _TYPES[".json"], HTTPStatus.CREATED)
+        self.server.tasks.submit(task)
+        self._send(json.dumps({"address": f"/tasks/{task.key}/"}), _TYPES[".json"], HTTPStatus.CREATED)
 
     def _receive(self, path: Path, length: int) -> None:
         with path.open("xb") as file:
@@ -156,9 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
                     raise OSError("the upload ended early")
                 length -= file.write(block)
 
-    def _send_file(self, job: Job, name: str) -> None:
-        path = job.results / name
-        if job.state != DONE or Path(name).name != name or not path.is_file():
+    def _send_file(self, task: Task, name: str) -> None:
+        path = task.results / name
+        if task.state != DONE or Path(name).name != name or not path.is_file():
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such file (any more)")
             return
         with path.open("rb") as file:
@@ -192,12 +192,17 @@ class _Handler(BaseHTTPRequestHandler):
 def _start_page(server: Server, error: str = "") -> str:
     suffixes = ",".join(sorted({"audio/*", "video/*"} | AUDIO_SUFFIXES | FFMPEG_SUFFIXES))
     return _page(
-        job=None, title="Restore a recording", error=error, accept=suffixes, limit=server.limit, jobs=server.jobs.all()
+        task=None,
+        title="Restore a recording",
+        error=error,
+        accept=suffixes,
+        limit=server.limit,
+        tasks=server.tasks.all(),
     )
 
 
-def _job_page(job: Job) -> str:
-    return _page(job=job, title=f"{job.name}: {'not restored' if job.state == FAILED else 'being restored'}")
+def _task_page(task: Task) -> str:
+    return _page(task=task, title=f"{task.name}: {'not restored' if task.state == FAILED else 'being restored'}")
 
 
 def _page(**values: Any) -> str:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from nldiff.app.jobs import Jobs
+from nldiff.app.tasks import Tasks
 from nldiff.app.server import Server
 from nldiff.app.worker import Setting, Worker
 from nldiff.config import load_config
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     check_config(config)
     with tempfile.TemporaryDirectory(prefix="nldiff-app-") as folder:
         worker = Worker(Setting(options.prior, config, Path(folder)))
-        with closing(Jobs(worker, Path(folder))) as jobs, Server(options.port, jobs, options.limit_mb) as server:
+        with closing(Tasks(worker, Path(folder))) as tasks, Server(options.port, tasks, options.limit_mb) as server:
             worker.start()
             print(f"{server.address} (Ctrl-C ends it and removes what was uploaded)", flush=True)
             server.serve_forever()

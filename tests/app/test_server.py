@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nldiff.app.jobs import MOST, Jobs, _safe_name
+from nldiff.app.tasks import MOST, Tasks, _safe_name
 from nldiff.app.server import Server
 from nldiff.errors import NldiffError
 
@@ -63,7 +63,7 @@ class Client:
         return answer.status, str(json.loads(text).get("error", text)) if text.startswith("{") else text
 
     def upload(self, name: str, body: bytes = b"sound") -> str:
-        status, text = self.ask("POST", f"/jobs?name={quote(name)}", body)
+        status, text = self.ask("POST", f"/tasks?name={quote(name)}", body)
         assert status == 201, text
         return str(json.loads(text)["address"])
 
@@ -83,12 +83,12 @@ class Client:
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[Client]:
     worker: Any = Copier()
-    jobs = Jobs(worker, tmp_path)
-    with Server(0, jobs, LIMIT) as server:
+    tasks = Tasks(worker, tmp_path)
+    with Server(0, tasks, LIMIT) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield Client(server, tmp_path, worker)
         server.shutdown()
-    jobs.close()
+    tasks.close()
 
 
 def test_a_recording_becomes_a_page_and_files(client: Client) -> None:
@@ -146,41 +146,41 @@ def test_pages_of_other_sites_are_refused(client: Client, headers: dict[str, Any
     client.worker.may.clear()
     address = client.upload("take.wav")
     sent: dict[str, Any] = {name: value.format(port=client.server.port) for name, value in headers.items()}
-    for method, path in (("POST", "/jobs?name=a.wav"), ("POST", f"{address}cancel"), ("GET", f"{address}state")):
+    for method, path in (("POST", "/tasks?name=a.wav"), ("POST", f"{address}cancel"), ("GET", f"{address}state")):
         assert client.ask(method, path, b"" if method == "POST" else None, **sent) == REFUSED
-    assert len(client.server.jobs.all()) == 1
+    assert len(client.server.tasks.all()) == 1
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_its_own_page_is_answered(client: Client, name: str) -> None:
     host = f"{name}:{client.server.port}"
     own: dict[str, Any] = {"Host": host, "Origin": f"http://{host}", "Sec_Fetch_Site": "same-origin"}
-    assert client.ask("POST", "/jobs?name=a.wav", b"sound", **own)[0] == 201
+    assert client.ask("POST", "/tasks?name=a.wav", b"sound", **own)[0] == 201
     link: dict[str, Any] = {"Host": host, "Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert client.ask("GET", "/", **link)[0] == 200
 
 
 def test_uploads_have_a_limit_and_a_length(client: Client) -> None:
-    assert client.ask("POST", "/jobs?name=big.wav", b"x" * 1001) == (
+    assert client.ask("POST", "/tasks?name=big.wav", b"x" * 1001) == (
         413,
         "big.wav: 0.0 MB, at most 0.001 MB are taken (--limit-mb)",
     )
-    assert client.ask("POST", "/jobs?name=a.wav", None, Transfer_Encoding="chunked")[0] == 411
+    assert client.ask("POST", "/tasks?name=a.wav", None, Transfer_Encoding="chunked")[0] == 411
     client.upload("just.wav", b"x" * 1000)
-    assert len(client.server.jobs.all()) == 1
+    assert len(client.server.tasks.all()) == 1
 
 
 def test_an_upload_that_ends_early_leaves_nothing(client: Client) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", client.server.port, timeout=20)
-    connection.putrequest("POST", "/jobs?name=a.wav")
+    connection.putrequest("POST", "/tasks?name=a.wav")
     connection.putheader("Content-Length", "900")
     connection.endheaders()
     connection.send(b"some")
     until = time.monotonic() + 20
-    while not client.server.jobs.all():
+    while not client.server.tasks.all():
         assert time.monotonic() < until
     connection.close()
-    while client.server.jobs.all():
+    while client.server.tasks.all():
         assert time.monotonic() < until
     assert client.files() == set()
 
@@ -203,11 +203,11 @@ def test_only_some_are_kept_and_only_some_may_wait(client: Client) -> None:
     addresses = [client.upload(f"{n}.wav") for n in range(MOST)]
     client.wait(addresses[-1], "done")
     client.wait(client.upload("next.wav"), "done")
-    assert [job.name for job in client.server.jobs.all()][:: MOST - 1] == ["next.wav", "1.wav"]
+    assert [task.name for task in client.server.tasks.all()][:: MOST - 1] == ["next.wav", "1.wav"]
     client.worker.may.clear()
     for n in range(MOST):
         client.upload(f"later{n}.wav")
-    status, error = client.ask("POST", "/jobs?name=more.wav", b"x")
+    status, error = client.ask("POST", "/tasks?name=more.wav", b"x")
     assert (status, error) == (503, f"{MOST} recordings are waiting: try again later")
 
 
@@ -220,9 +220,9 @@ def test_only_results_are_handed_out(client: Client, rest: str) -> None:
 
 def test_a_port_that_is_taken_is_named(client: Client) -> None:
     with pytest.raises(NldiffError, match=rf"^--port {client.server.port}: 127\.0\.0\.1 cannot be listened to there: "):
-        Server(client.server.port, client.server.jobs, LIMIT)
+        Server(client.server.port, client.server.tasks, LIMIT)
     with pytest.raises(NldiffError, match=r"^--port 70000: "):
-        Server(70000, client.server.jobs, LIMIT)
+        Server(70000, client.server.tasks, LIMIT)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ document.getElementById("upload")?.addEventListener("submit", async (event) => {
   button.disabled = true;
   say("status", "Uploading …");
   try {
-    const response = await fetch(`/jobs?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
+    const response = await fetch(`/tasks?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
     const answer = await response.json();
     if (response.ok) location.assign(answer.address);
     else say("alert", answer.error);
@@ -32,19 +32,19 @@ document.getElementById("upload")?.addEventListener("submit", async (event) => {
 async function follow() {
   try {
     const response = await fetch("state");
-    const job = await response.json();
-    if (!response.ok || ["done", "failed"].includes(job.state)) {
+    const task = await response.json();
+    if (!response.ok || ["done", "failed"].includes(task.state)) {
       location.reload();
       return;
     }
     // The phase without its count: what changes twice a second is nothing to say aloud.
-    say("status", job.phase.replace(/ \d+\/\d+$/, "") || job.state);
+    say("status", task.phase.replace(/ \d+\/\d+$/, "") || task.state);
     const bar = document.querySelector("progress");
-    if (job.total > 0) {
-      bar.max = job.total;
-      bar.value = job.done;
-      const left = Math.max(0, job.total - job.done);
-      document.getElementById("time").textContent = `${Math.round(job.done)} s, about ${Math.round(left)} s left`;
+    if (task.total > 0) {
+      bar.max = task.total;
+      bar.value = task.done;
+      const left = Math.max(0, task.total - task.done);
+      document.getElementById("time").textContent = `${Math.round(task.done)} s, about ${Math.round(left)} s left`;
     }
     say("alert", "");
   } catch {
@@ -57,4 +57,4 @@ document.getElementById("cancel")?.addEventListener("click", async () => {
   await fetch("cancel", { method: "POST" }).catch(() => {});
   location.assign("/");
 });
-if (document.getElementById("job")) follow();
+if (document.getElementById("task")) follow();

@@ -17,7 +17,7 @@ _UNSAFE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029/\\:*?"<>|]+')
 
 
 @dataclass
-class Job:
+class Task:
     """One recording: its key in addresses, its name, its folder, and how far it is."""
 
     key: str
@@ -45,7 +45,7 @@ class Job:
         return self.state not in (DONE, FAILED)
 
 
-class Jobs:
+class Tasks:
     """The recordings of one server, at most `MOST` of them; the oldest that are done make room for new ones.
 
     Args:
@@ -55,86 +55,86 @@ class Jobs:
 
     def __init__(self, worker: Worker, folder: Path) -> None:
         self._worker, self._folder = worker, folder
-        self._jobs: dict[str, Job] = {}
+        self._tasks: dict[str, Task] = {}
         self._changed = threading.Condition()
         self._closed = False
         threading.Thread(target=self._work, daemon=True).start()
 
-    def all(self) -> list[Job]:
-        """All jobs, the latest first."""
+    def all(self) -> list[Task]:
+        """All tasks, the latest first."""
         with self._changed:
-            return list(reversed(self._jobs.values()))
+            return list(reversed(self._tasks.values()))
 
-    def find(self, key: str) -> Job | None:
-        """The job of a key."""
+    def find(self, key: str) -> Task | None:
+        """The task of a key."""
         with self._changed:
-            return self._jobs.get(key)
+            return self._tasks.get(key)
 
-    def create(self, name: str) -> Job:
-        """A job with a folder to upload to; `submit` or `remove` follows.
+    def create(self, name: str) -> Task:
+        """A task with a folder to upload to; `submit` or `remove` follows.
 
         Raises:
             NldiffError: too many recordings wait, or the folder cannot be made.
         """
         with self._changed:
-            for old in [job for job in self._jobs.values() if not job.open][: max(0, len(self._jobs) - MOST + 1)]:
+            for old in [task for task in self._tasks.values() if not task.open][: max(0, len(self._tasks) - MOST + 1)]:
                 self._forget(old)
-            if self._closed or len(self._jobs) >= MOST:
-                raise NldiffError(f"{len(self._jobs)} recordings are waiting: try again later")
-            job = Job(secrets.token_urlsafe(9), _safe_name(name), self._folder / secrets.token_hex(8))
-            job.source.parent.mkdir(parents=True)
-            self._jobs[job.key] = job
-            return job
+            if self._closed or len(self._tasks) >= MOST:
+                raise NldiffError(f"{len(self._tasks)} recordings are waiting: try again later")
+            task = Task(secrets.token_urlsafe(9), _safe_name(name), self._folder / secrets.token_hex(8))
+            task.source.parent.mkdir(parents=True)
+            self._tasks[task.key] = task
+            return task
 
-    def submit(self, job: Job) -> None:
+    def submit(self, task: Task) -> None:
         """Restore a recording that was uploaded, after those that came earlier."""
         with self._changed:
-            job.state = WAITING
+            task.state = WAITING
             self._changed.notify_all()
 
-    def remove(self, job: Job) -> None:
-        """Forget a job and remove its files; what works on it is ended."""
+    def remove(self, task: Task) -> None:
+        """Forget a task and remove its files; what works on it is ended."""
         with self._changed:
-            if job.state == WORKING:
+            if task.state == WORKING:
                 self._worker.end()
-            self._forget(job)
+            self._forget(task)
 
     def close(self) -> None:
-        """End the work; no job is taken any more."""
+        """End the work; no task is taken any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
             self._worker.end()
 
-    def _forget(self, job: Job) -> None:
-        job.state = FAILED
-        self._jobs.pop(job.key, None)
-        shutil.rmtree(job.folder, ignore_errors=True)
+    def _forget(self, task: Task) -> None:
+        task.state = FAILED
+        self._tasks.pop(task.key, None)
+        shutil.rmtree(task.folder, ignore_errors=True)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while (job := self._next()) is None and not self._closed:
+                while (task := self._next()) is None and not self._closed:
                     self._changed.wait()
-                if job is None or self._closed:
+                if task is None or self._closed:
                     return
-                job.state = WORKING
+                task.state = WORKING
             try:
-                self._worker.restore(job.source, job.results, lambda *progress, job=job: _note(job, *progress))
+                self._worker.restore(task.source, task.results, lambda *progress, task=task: _note(task, *progress))
                 state, error = DONE, ""
             except (NldiffError, OSError) as problem:
                 state, error = FAILED, str(problem)
             with self._changed:
-                if job.state == WORKING:  # otherwise it was removed meanwhile
-                    job.state, job.error = state, error
-                    shutil.rmtree(job.source.parent, ignore_errors=True)
+                if task.state == WORKING:  # otherwise it was removed meanwhile
+                    task.state, task.error = state, error
+                    shutil.rmtree(task.source.parent, ignore_errors=True)
 
-    def _next(self) -> Job | None:
-        return next((job for job in self._jobs.values() if job.state == WAITING), None)
+    def _next(self) -> Task | None:
+        return next((task for task in self._tasks.values() if task.state == WAITING), None)
 
 
-def _note(job: Job, done: float, total: float, phase: str) -> None:
-    job.done, job.total, job.phase = done, total, phase
+def _note(task: Task, done: float, total: float, phase: str) -> None:
+    task.done, task.total, task.phase = done, total, phase
 
 
 def _safe_name(name: str) -> str:
