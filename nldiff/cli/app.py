@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from nldiff.app.tasks import Tasks
 from nldiff.app.server import Server
+from nldiff.app.tasks import Tasks
 from nldiff.app.worker import Setting, Worker
 from nldiff.config import load_config
 from nldiff.errors import NldiffError

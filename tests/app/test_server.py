@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nldiff.app.tasks import MOST, Tasks, _safe_name
 from nldiff.app.server import Server
+from nldiff.app.tasks import MOST, Tasks, _safe_name
 from nldiff.errors import NldiffError
 
 LIMIT = 0.001  # MB
