@@ -57,9 +57,10 @@ class Worker:
                 return
             context = get_context("spawn")
             self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_work, args=(theirs, self._setting), daemon=True)
-            with _interrupts_blocked():
-                self._process.start()
+            process = context.Process(target=_work, args=(theirs, self._setting), daemon=True)
+            with _interrupts_blocked():  # until it is known here, so that whoever is interrupted can end it
+                process.start()
+                self._process = process
             theirs.close()
         self._answer(lambda done, total, phase: None)
 
