@@ -52,8 +52,10 @@ def restore_together(
     """Restore recordings that went through one device at one setting, as if they were one recording.
 
     The operator is estimated on the loudest chunks of all of them, of which there are at least as many as recordings.
-    Every file gets STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json; DEVICE.operator.json is the
+    Every file gets STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json; `OPERATOR_NAME` holds the
     operator that `nldiff apply` takes. All recordings are kept in memory.
+
+    A chunk may reach from one recording into the next.
 
     Args:
         sources: recordings of one rate, with as many channels.

@@ -25,6 +25,9 @@ from nldiff.training.data import Crops
 from nldiff.training.loop import Key
 from nldiff.writing import atomic_path
 
+DrawOperator = Callable[[np.random.Generator, Tensor], Operator]
+"""Draws a distortion for clean audio [time]."""
+
 _ATTEMPTS = 20
 
 
@@ -100,7 +103,7 @@ class Examples(Dataset[Tensor]):
         crops: Crops,
         length: int,
         count: int,
-        draw: Callable[[np.random.Generator, Tensor], Operator],
+        draw: DrawOperator,
         errors: CurveErrors,
         settings: RefinementSettings,
     ) -> None:
@@ -151,9 +154,7 @@ def mirrored(parts: Tensor) -> Tensor:
     return -parts[..., order, :]
 
 
-def operator_drawer(
-    distortions: Sequence[Mapping[str, Any]], random_share: float
-) -> Callable[[np.random.Generator, Tensor], Operator]:
+def operator_drawer(distortions: Sequence[Mapping[str, Any]], random_share: float) -> DrawOperator:
     """Draws `random_monotone` with the probability `random_share`, else a distortion, see `draw_recipe`."""
 
     def draw(random: np.random.Generator, clean: Tensor) -> Operator:

@@ -18,7 +18,7 @@ from nldiff.restoration.sparse import RefinementSettings
 from nldiff.training.baseline import draw_recipe
 from nldiff.training.curves import CurveErrors
 from nldiff.training.data import Augmentation, Crops
-from nldiff.training.examples import Example, Examples, operator_drawer
+from nldiff.training.examples import DrawOperator, Example, Examples, operator_drawer
 from nldiff.training.loop import LoopConfig, StepReport, Training, compute_dtype, provenance, run
 from nldiff.transforms.stft import stft
 
@@ -178,13 +178,13 @@ def _training(config: RefinementConfig, device: torch.device) -> Training:
 
 
 def _examples(
-    config: RefinementConfig, name: str, crops: Crops, count: int, length: int, draw: Any, errors: CurveErrors
+    config: RefinementConfig, name: str, crops: Crops, count: int, length: int, draw: DrawOperator, errors: CurveErrors
 ) -> Examples:
     folder = Path(config.examples_dir or Path(config.run_dir) / "examples") / name
     return Examples(folder, crops, length, count, draw, errors, config.refinement)
 
 
-def _fixed(text: str) -> Callable[[np.random.Generator, Tensor], Any]:
+def _fixed(text: str) -> DrawOperator:
     recipe = parse_operator(text)
     return lambda random, clean: recipe.build(clean[None])
 
