@@ -37,8 +37,8 @@ _GAIN_DB, _SPEED = 24.0, 3.0
 _HZ, _Q, _LOWPASS_Q = (20.0, 18000.0), (0.2, 8.0), (0.5, 1.5)
 # Frequencies stay below this share of the sampling rate.
 _HIGHEST = 0.47
-# Memory that is allowed for, in seconds. Sections of more than 37 Hz bandwidth forget to 60 dB in it, as those do that a
-# fit starts from; what narrower ones remember longer comes round from the end of an item to its beginning.
+# Memory that is allowed for, in seconds. Sections of more than 37 Hz bandwidth forget to 60 dB in it, as those do that
+# a fit starts from. What narrower ones remember longer comes round from the end of an item to its beginning.
 _MEMORY = 0.06
 _TABLE_POINTS, _TABLE_LIMIT = 4001, 2.0
 
