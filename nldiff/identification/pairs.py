@@ -102,6 +102,7 @@ def identify(
         )
     seen = round((1 - HELD_OUT) * x.shape[1])
     short, long = (_excerpt(x[:, :seen], y[:, :seen], sample_rate, *sizes) for sizes in (_SHORT, _LONG))
+    _check_changing(short, long)
     # Devices do not change with time: a delay before them is one behind them, and costs less there.
     stages = [DelayStage(delay - lag), *stages_of(operator, sample_rate, x, y)]
     model, at = _fitted(Model(tuple(stages)), short, long, np.random.default_rng(seed))
@@ -189,6 +190,13 @@ def _excerpt(clean: np.ndarray, observed: np.ndarray, sample_rate: int, count: i
     x, y = (np.concatenate([signal[:, span] for span in spans]) for signal in (clean, observed))
     # A delay takes samples from beyond the ends.
     return Excerpt(x, y, slice(min(lead, frames // 2), frames - 128))
+
+
+def _check_changing(*excerpts: Excerpt) -> None:
+    for each in excerpts:
+        for name, signal in (("clean", each.clean), ("observed", each.observed)):
+            if not np.ptp(signal[:, each.judged], axis=1).any():
+                raise NldiffError(f"identify: {name} recording: constant where the clean one is loudest")
 
 
 def _checked(name: str, audio: ArrayLike) -> np.ndarray:
