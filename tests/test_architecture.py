@@ -24,7 +24,7 @@ LAYERS = {
     "networks": "errors transforms",
     "weight_files": "errors reading writing",
     "priors": "devices sound networks weight_files",
-    "operators": "errors reading",
+    "operators": "errors reading writing",
     "metrics": "errors sound transforms",
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",

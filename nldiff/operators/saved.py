@@ -15,22 +15,21 @@ from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.wiener_hammerstein import WienerHammerstein
 from nldiff.reading import regular_file
+from nldiff.writing import atomic_path
 
 FORMAT, VERSION = "nldiff operator", 1
 """What a file says of itself."""
 
 
 def save_operator(operator: Operator, path: str | Path) -> None:
-    """Write an operator to a file.
+    """Write an operator to a file, completely or not at all.
 
     Raises:
         NldiffError: it has parts that are not saved, learnable curves for example, or the file cannot be written.
     """
     text = json.dumps({"format": FORMAT, "version": VERSION, "operator": _described(operator)}, indent=2) + "\n"
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise NldiffError(f"{path} cannot be written: {error.strerror}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def load_operator(path: str | Path) -> Operator:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from pathlib import Path
@@ -45,8 +46,23 @@ def test_the_file_is_readable(tmp_path: Path) -> None:
 def test_learnable_curves_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(NldiffError, match="CatmullRom are not saved"):
         save_operator(make_waveshaper("ccr", 1), tmp_path / "a.json")
+    (tmp_path / "file").touch()
     with pytest.raises(NldiffError, match="cannot be written"):
-        save_operator(Identity(), tmp_path / "missing" / "a.json")
+        save_operator(Identity(), tmp_path / "file" / "a.json")
+
+
+def test_what_cannot_be_written_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_operator(Identity(), tmp_path / "a.json")
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NldiffError, match="No space left"):
+        save_operator(Distortion("gain"), tmp_path / "a.json")
+    assert isinstance(load_operator(tmp_path / "a.json"), Identity)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
 HEAD = '{"format": "nldiff operator", "version": 1, "operator": '
