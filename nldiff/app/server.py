@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from nldiff.app.tasks import DONE, FAILED, MOST, Task, Tasks
 from nldiff.app.worker import PAGE
@@ -19,6 +19,7 @@ from nldiff.version import __version__
 
 HOST = "127.0.0.1"
 _BLOCK = 1 << 20
+_DIGITS = 30  # of the length of an upload
 _HTML = "text/html; charset=utf-8"
 _TYPES = {".wav": "audio/wav", ".csv": "text/csv", ".png": "image/png", ".json": "application/json"}
 # The page takes nothing from elsewhere, sends nothing elsewhere, and is not shown inside another one.
@@ -77,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._ours():
             return
-        path = urlsplit(self.path).path
+        path = self._parts.path
         if path == "/":
             self._send(_start_page(self.server), _HTML)
             return
@@ -97,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if not self._ours():
             return
-        parts = urlsplit(self.path)
+        parts = self._parts
         task, rest = self._task(parts.path)
         if parts.path == "/tasks":
             self._upload(parse_qs(parts.query, errors="replace").get("name", [""])[0])
@@ -106,6 +107,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send("{}", _TYPES[".json"])
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such page (any more)")
+
+    @property
+    def _parts(self) -> SplitResult:
+        """The address that was asked for; where it cannot be read, one that is not there."""
+        try:
+            return urlsplit(self.path)
+        except ValueError:
+            return urlsplit("/unreadable")
 
     def _ours(self) -> bool:
         """Refuse what another site's page asks for: by its own name for this machine, or from where it is."""
@@ -127,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, name: str) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not length.isdecimal() or len(length) > _DIGITS:
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "an upload needs its length")
             return
         if int(length) > self.server.limit * 1e6:
@@ -158,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, task: Task, name: str) -> None:
         path = task.results / name
-        if task.state != DONE or Path(name).name != name or not path.is_file():
+        # names are compared: others may be longer than a file system allows
+        if task.state != DONE or name not in os.listdir(task.results):
             self._refuse(HTTPStatus.NOT_FOUND, "there is no such file (any more)")
             return
         with path.open("rb") as file:

@@ -95,7 +95,8 @@ def _apply_one(
     """Distort one file, with a summary on the levels."""
     gain, output_gain = 10 ** (options.gain / 20), 10 ** (options.output_gain / 20)
     beyond, peak = 0, 0.0
-    with sound.readable(source.path) as path, atomic_path(result) as temporary:
+    quietly = np.errstate(over="ignore", invalid="ignore")  # what comes of it is refused
+    with sound.readable(source.path) as path, atomic_path(result) as temporary, quietly:
         info, metadata = sound.probe(path), sound.read_metadata(path)
 
         def read(start: int, frames: int) -> np.ndarray:
@@ -112,7 +113,10 @@ def _apply_one(
                 if isinstance(device, Curve):
                     beyond += int(np.count_nonzero((x < device.inputs[0]) | (x > device.inputs[-1])))
                 peak = max(peak, float(np.abs(x).max(initial=0.0)))
-                writer.write(piece * output_gain)
+                written = piece * np.float32(output_gain)
+                if not np.isfinite(written).all():
+                    raise NldiffError("what comes out of the device is beyond the numbers of audio files")
+                writer.write(written)
                 start += piece.shape[1]
         if form.container == "wav":
             sound.append_chunks(temporary, metadata.chunks)

@@ -3,8 +3,12 @@
 import argparse
 from pathlib import Path
 
+from nldiff.cli.terminal import complain
 from nldiff.identification.model import ALIASES
 from nldiff.identification.output import identify_files
+
+# Error-to-signal ratio above which the device is another one, or the recordings have nothing to do with each other.
+_LITTLE_DB = -3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Identify the device, write the results, and say how well it explains the recording."""
     written = identify_files(options.clean, options.observed, options.output, options.operator, seed=options.seed)
+    found = written.found
+    if max(found.esr_db, found.held_out_esr_db) > _LITTLE_DB:
+        complain("warning", f"{options.observed}: little of it is explained: another device, or another performance?")
     if not options.quiet:
-        found = written.found
         print(f"{options.clean}, {options.observed} -> {written.operator}")
         print(f"  error-to-signal ratio {found.esr_db:.1f} dB, held out {found.held_out_esr_db:.1f} dB")
         print(f"  the observed recording is {found.delay:.2f} samples late")

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from nldiff.errors import NldiffError
 from nldiff.figures import plots
 from nldiff.operators import TabulatedCurve
+from nldiff.reading import regular_file
 from nldiff.writing import atomic_path
 
 Values = NDArray[np.float64]
@@ -63,6 +64,8 @@ class Curve:
             raise NldiffError("curve: inputs that never fall and are not all the same expected")
         if (self.low is None) != (self.high is None):
             raise NldiffError("curve: a band has a lower and an upper end")
+        if self.low is not None and self.high is not None and np.any(self.low > self.high):
+            raise NldiffError("curve: a band whose lower end is above the upper one")
 
     @classmethod
     def from_function(
@@ -159,12 +162,16 @@ class Curve:
             NldiffError: the file cannot be read, or is no such table.
         """
         try:
-            with Path(path).open(newline="", encoding="utf-8") as text:
-                header, *rows = list(csv.reader(text)) or [[]]
+            regular_file(path)
+            with Path(path).open(newline="", encoding="utf-8-sig") as text:  # spreadsheets write such a mark
+                header, *rows = [row for row in csv.reader(text) if row] or [[]]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise NldiffError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         if tuple(header) not in (_COLUMNS[:2], _COLUMNS):
             raise NldiffError(f"{path} is no curve: the columns {','.join(_COLUMNS[:2])}[,low,high] expected")
+        for number, row in enumerate(rows, 1):
+            if len(row) != len(rows[0]):
+                raise NldiffError(f"{path} is no curve: point {number} has {len(row)} values, point 1 {len(rows[0])}")
         try:
             table = np.array(rows, dtype=np.float64).reshape(len(rows), -1)
             return cls(*table.T)
@@ -183,7 +190,8 @@ def _column(name: str, values: ArrayLike) -> Values:
         raise NldiffError(f"curve: {name} are no numbers") from error
     if column.ndim != 1 or len(column) < 2:
         raise NldiffError(f"curve: {name} of shape {list(column.shape)}: [points], at least 2, expected")
-    if not np.isfinite(column).all():
-        raise NldiffError(f"curve: {name} that are NaN or infinite")
+    # a difference of finite numbers can be infinite
+    if not np.isfinite(column).all() or column.max() / 2 - column.min() / 2 > np.finfo(np.float64).max / 2:
+        raise NldiffError(f"curve: {name} that are NaN, infinite or too far apart")
     column.flags.writeable = False
     return column

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nldiff.curves.antialiasing import FACTOR, Antialiasing, checked_antialiasing, oversampled
 from nldiff.curves.curve import Curve
+from nldiff.errors import NldiffError
 from nldiff.operators import Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve
 
 # Samples on either side that a resampling filter may look at; samples of a piece without what comes before and after.
@@ -37,7 +38,7 @@ def apply_operator(
         float32, same shape: not delayed but by the operator's filters.
 
     Raises:
-        NldiffError: an unknown kind of antialiasing.
+        NldiffError: an unknown kind of antialiasing, or filters that were told different rates.
     """
     samples = np.atleast_2d(audio)
     pieces = operator_pieces(
@@ -80,8 +81,14 @@ def operator_pieces(
 
 
 def at_sample_rate(operator: Operator, sample_rate: int) -> Operator:
-    """The same device for audio at a rate, whatever rate its filters were told."""
+    """The same device for audio at a rate, whatever rate its filters were told.
+
+    Raises:
+        NldiffError: they were told different ones.
+    """
     rates = _rates(operator)
+    if len(set(rates)) > 1:
+        raise NldiffError(f"operator: filters at {' and '.join(map(str, sorted(set(rates))))} Hz: one rate expected")
     operator = operator.for_rate(sample_rate)
     return operator.at_rate(rates[0], sample_rate) if rates else operator
 

@@ -108,6 +108,7 @@ def identify(
                 f"identify: {name} recording: sound in the first four fifths and in the last one expected"
             )
     short, long = (_excerpt(x[:, :seen], y[:, :seen], sample_rate, *sizes) for sizes in (_SHORT, _LONG))
+    _check_changing(short, long)
     # Devices do not change with time: a delay before them is one behind them, and costs less there.
     stages = [DelayStage(delay - lag), *stages_of(operator, sample_rate, x, y)]
     model, at = _fitted(Model(tuple(stages)), short, long, np.random.default_rng(seed))
@@ -194,6 +195,13 @@ def _excerpt(clean: np.ndarray, observed: np.ndarray, sample_rate: int, count: i
         spans.append(slice(start, start + frames))
     x, y = (np.concatenate([signal[:, span] for span in spans]) for signal in (clean, observed))
     return Excerpt(x, y, slice(min(lead, frames // 2), frames - min(_TAIL, frames // 4)))
+
+
+def _check_changing(*excerpts: Excerpt) -> None:
+    for each in excerpts:
+        for name, signal in (("clean", each.clean), ("observed", each.observed)):
+            if not np.ptp(signal[:, each.judged], axis=1).any():
+                raise NldiffError(f"identify: {name} recording: constant where the clean one is loudest")
 
 
 def _checked(name: str, audio: ArrayLike) -> np.ndarray:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 
+from nldiff.errors import NldiffError
 from nldiff.identification.alignment import delayed
 from nldiff.operators import DISTORTIONS, Distortion, Operator, TabulatedCurve
+from nldiff.operators.known import check_parameters
 
 # Ranges narrower than those of the table, by the name of the parameter; sizes are multiples of the signal's peak.
 _RANGES = {"hz": (1.0, 20000.0), "q": (0.25, 12.0), "gain_db": (-60.0, 60.0)}
@@ -135,7 +137,14 @@ class KnownStage(Stage):
             sample_rate: Hz.
             peak: of the clean signal.
             number: of stages of this name that came before on the same side of a curve.
+
+        Raises:
+            NldiffError: another rate than that of the audio is given, or a frequency that it does not have.
         """
+        if given.get("rate", sample_rate) != sample_rate:
+            raise NldiffError(f"distortion '{name}': rate={given['rate']:g}: the recordings have {sample_rate} Hz")
+        if "hz" in given:
+            check_parameters(name, {**given, "rate": sample_rate})
         frees = []
         for key, known in DISTORTIONS[name].parameters.items():
             if key in given or key in _CONSTANTS:

@@ -1,7 +1,7 @@
 """Operators: what maps clean to observed audio.
 
 Learnable waveshapers, known distortions with their calibration and text form, tables, and chains of all of them, under
-one contract (`Operator`). May import `errors` only; knows nothing of sampling, priors and files.
+one contract (`Operator`). May import `errors`, `reading` and `writing`; knows nothing of sampling and priors.
 """
 
 from nldiff.operators.calibration import calibrate, estimate_input_rms, input_sdr

@@ -321,7 +321,7 @@ def check_parameters(name: str, params: Mapping[str, float]) -> None:
             raise NldiffError(
                 f"distortion '{name}': {key}={value:g} is out of range ({table[key].low:g} to {table[key].high:g})"
             )
-    if "rate" in params and params.get("hz", spec.parameters["hz"].default) >= params["rate"] / 2:
-        raise NldiffError(
-            f"distortion '{name}': hz={params['hz']:g} is not below half the rate, {params['rate'] / 2:g}"
-        )
+    if "rate" in params:
+        hz, half = params.get("hz", spec.parameters["hz"].default), params["rate"] / 2
+        if hz >= half:
+            raise NldiffError(f"distortion '{name}': hz={hz:g} is not below half the rate, {half:g}")

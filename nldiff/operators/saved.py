@@ -14,22 +14,22 @@ from nldiff.operators.known import Distortion
 from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.wiener_hammerstein import WienerHammerstein
+from nldiff.reading import regular_file
+from nldiff.writing import atomic_path
 
 FORMAT, VERSION = "nldiff operator", 1
 """What a file says of itself."""
 
 
 def save_operator(operator: Operator, path: str | Path) -> None:
-    """Write an operator to a file.
+    """Write an operator to a file, completely or not at all.
 
     Raises:
         NldiffError: it has parts that are not saved, learnable curves for example, or the file cannot be written.
     """
     text = json.dumps({"format": FORMAT, "version": VERSION, "operator": _described(operator)}, indent=2) + "\n"
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise NldiffError(f"{path} cannot be written: {error.strerror}") from error
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def load_operator(path: str | Path) -> Operator:
@@ -38,12 +38,15 @@ def load_operator(path: str | Path) -> Operator:
     Raises:
         NldiffError: the file cannot be read, is no operator, is of a later version, or holds values out of range.
     """
+    regular_file(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise NldiffError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise NldiffError(f"{path} is no JSON file") from error
+    except RecursionError as error:
+        raise NldiffError(f"{path} is nested too deep") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise NldiffError(f"{path} is no operator of nldiff: format {FORMAT!r} expected")
     if content.get("version") != VERSION:
@@ -52,7 +55,9 @@ def load_operator(path: str | Path) -> Operator:
         return _built(content["operator"])
     except NldiffError as error:
         raise NldiffError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except RecursionError as error:
+        raise NldiffError(f"{path} is nested too deep") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise NldiffError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 

@@ -32,8 +32,12 @@ class TabulatedCurve(Operator):
         if self.inputs.ndim != 1 or len(self.inputs) < 2 or self.inputs.shape != self.outputs.shape:
             shapes = f"{list(self.inputs.shape)} and {list(self.outputs.shape)}"
             raise NldiffError(f"tabulated curve of shapes {shapes}: twice [points], at least 2, expected")
-        if not (self.inputs.diff() >= 0).all():
-            raise NldiffError("tabulated curve: inputs that never fall expected")
+        # a difference of finite numbers can be infinite
+        for name in ("inputs", "outputs"):
+            if not getattr(self, name).diff().isfinite().all():
+                raise NldiffError(f"tabulated curve: {name} that are NaN, infinite or too far apart")
+        if not (self.inputs.diff() >= 0).all() or self.inputs[0] == self.inputs[-1]:
+            raise NldiffError("tabulated curve: inputs that never fall and are not all the same expected")
 
     def forward(self, x: Tensor) -> Tensor:
         """Distort samples of any shape; type and device are those of `x`."""

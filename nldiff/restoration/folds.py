@@ -21,6 +21,9 @@ from nldiff.restoration.workspace import Workspace
 
 # Expected error as a share of the result's power, above which it is doubtful: -12 dB.
 _DOUBTFUL = 10**-1.2
+# What the log-odds of a doubtful one count: less than those of a clipper with a filter behind it, which may pass for a
+# fold, and more than those of a bend that is fitted to one.
+_COUNTS = 0.75
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class FoldInversion(Strategy):
         power = float(restored.double().square().sum())
         if error <= _DOUBTFUL * power:
             return judgement
-        return replace(judgement, log_odds=min(judgement.log_odds, settings.certain))
+        return replace(judgement, log_odds=_COUNTS * judgement.log_odds)
 
     def _inverted(self, work: Workspace, y: Tensor) -> tuple[Tensor, float]:
         """The clean signals, and the squared error that is to be expected, summed."""

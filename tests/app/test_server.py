@@ -218,6 +218,23 @@ def test_only_results_are_handed_out(client: Client, rest: str) -> None:
     assert client.ask("GET", address + rest)[0] == 404
 
 
+@pytest.mark.parametrize("path", ["http://[x", "/tasks/%ff%00/state"])
+def test_an_address_that_cannot_be_read_is_answered(client: Client, path: str) -> None:
+    host = f"127.0.0.1:{client.server.port}"  # the library cannot tell it from such an address
+    assert client.ask("GET", path, Host=host)[0] == 404
+    assert client.ask("POST", path, Host=host)[0] == 404
+
+
+def test_a_name_that_no_folder_can_hold_is_answered(client: Client) -> None:
+    address = client.upload("a.wav")
+    client.wait(address, "done")
+    assert client.ask("GET", address + "x" * 300)[0] == 404
+
+
+def test_a_length_of_very_many_digits_is_answered(client: Client) -> None:
+    assert client.ask("POST", "/tasks?name=a.wav", Content_Length="9" * 5000)[0] == 411
+
+
 def test_a_port_that_is_taken_is_named(client: Client) -> None:
     with pytest.raises(NldiffError, match=rf"^--port {client.server.port}: 127\.0\.0\.1 cannot be listened to there: "):
         Server(client.server.port, client.server.tasks, LIMIT)

@@ -59,6 +59,7 @@ def test_every_command_explains_its_options(command: str, capsys: pytest.Capture
     assert {
         "evaluate": "--smoke",
         "report": "--lufs",
+        "app": "--port",
         "apply": "--antialias",
         "export": "--to",
         "identify": "--operator",

@@ -1,6 +1,7 @@
 """`nldiff identify`, and its operator through `nldiff apply`; `nldiff restore --same-operator`."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from helpers import TINY_RATE, plucked, save_tiny_prior
 from scipy.signal import lfilter
 
 from nldiff.cli import run_command
-from nldiff.operators import Chain, load_operator
+from nldiff.curves import Curve
+from nldiff.operators import Chain, Identity, Rescaled, load_operator, save_operator
 
 
 def nldiff(command: str, *arguments: str | Path) -> int:
@@ -27,6 +29,31 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     for name, samples in (("clean", x), ("observed", y)):
         sf.write(tmp_path / f"{name}.wav", samples, TINY_RATE, subtype="FLOAT")
     return tmp_path / "clean.wav", tmp_path / "observed.wav"
+
+
+@pytest.mark.parametrize("device", ["operator.json", "csv"])
+def test_what_no_file_can_hold_is_not_written(
+    device: str, pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = tmp_path / f"device.{device}"
+    if device == "csv":
+        Curve([-1, 1], [-8e307, 8e307]).save(operator)
+    else:
+        save_operator(Rescaled(Identity(), 1.0, 1e300), operator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert nldiff("apply", operator, pair[0], "-o", tmp_path / "out.wav") == 1
+    assert "beyond the numbers of audio files" in one_line(capsys)
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_recordings_that_have_nothing_to_do_with_each_other(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = tmp_path / "noise.wav"
+    sf.write(noise, np.random.default_rng(0).normal(size=TINY_RATE) / 9, TINY_RATE, subtype="FLOAT")
+    assert nldiff("identify", pair[0], noise, "--operator", "hard_clip", "-o", tmp_path / "out", "--quiet") == 0
+    assert "noise.wav: little of it is explained" in capsys.readouterr().err
 
 
 def test_a_device_goes_from_identify_to_apply(

@@ -9,6 +9,7 @@ import pytest
 from command_line import one_line
 
 from nldiff.cli import main
+from nldiff.cli.train import _TRAININGS
 from nldiff.training.loop import StepReport
 from nldiff.training.prior import TrainingConfig
 
@@ -22,7 +23,7 @@ def test_the_speed_of_a_resumed_training_is_that_of_its_new_steps(
             on_step(StepReport(step, 1.0))
         return tmp_path / "prior.safetensors"
 
-    monkeypatch.setattr("nldiff.cli.train.train", resumed)
+    monkeypatch.setitem(_TRAININGS, "prior", (TrainingConfig, resumed))
     monkeypatch.setenv("NLDIFF_DATA", str(tmp_path))
     monkeypatch.chdir(tmp_path)  # its name is enough in any folder
     assert main(["train", "--config", "guitar_small", "steps=10000", "--resume"]) == 0

@@ -85,3 +85,9 @@ def test_unknown_antialiasing() -> None:
     table = TabulatedCurve(torch.tensor([-1.0, 1.0]), torch.tensor([-1.0, 1.0]))
     with pytest.raises(NldiffError, match="antialiasing=best"):
         apply_operator(table, noise(10), RATE, "best")  # type: ignore[arg-type]
+
+
+def test_filters_that_were_told_different_rates() -> None:
+    device = Chain([Distortion("lowpass", {"rate": rate}) for rate in (8000, 44100)])
+    with pytest.raises(NldiffError, match="filters at 8000 and 44100 Hz: one rate expected"):
+        apply_operator(device, noise(10), RATE)

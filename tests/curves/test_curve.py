@@ -1,5 +1,6 @@
 """The curve as an object: calls, inversion, files, pictures."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +96,22 @@ def test_a_saved_curve_is_the_same(tmp_path: Path, band: bool) -> None:
         ("input,output\n1,2\n0,3\n", "never fall"),
         ("input,output\n1,2\n1,3\n", "not all the same"),
         ("input,output\n1,2\n2,x\n", "is no curve"),
-        ("input,output\n1,2\n2\n", "is no curve"),
+        ("input,output\n1,2\n2\n", "is no curve: point 2 has 1 values, point 1 2$"),
         ("input,output\n1,2\n2,nan\n", "NaN"),
+        ("input,output\n1,-1e308\n2,1e308\n", "too far apart"),
+        ("input,output,low,high\n1,2,1,3\n2,3,4,2\n", "lower end is above the upper"),
         ("input,output,low,high\n1,2\n2,3\n", None),
+        ("\xef\xbb\xbfinput,output\r\n1,2\r\n\r\n2,3\r\n\r\n", None),
         ("\xff\xfe", "cannot be read|no curve"),
     ],
 )
 def test_a_file_that_is_no_curve(tmp_path: Path, content: str, reason: str | None) -> None:
     path = tmp_path / "bad.csv"
     path.write_bytes(content.encode("latin-1"))
-    if reason is None:  # a band that was promised and is missing does no harm
-        assert Curve.load(path).low is None
+    if reason is None:  # neither a band that was promised and is missing nor what spreadsheets add does harm
+        curve = Curve.load(path)
+        assert curve.low is None
+        assert (curve.inputs.tolist(), curve.outputs.tolist()) == ([1, 2], [2, 3])
         return
     with pytest.raises(NldiffError, match=reason) as caught:
         Curve.load(path)
@@ -114,8 +120,11 @@ def test_a_file_that_is_no_curve(tmp_path: Path, content: str, reason: str | Non
 
 
 def test_a_missing_file_and_values_that_are_no_table(tmp_path: Path) -> None:
-    with pytest.raises(NldiffError, match=r"none\.csv cannot be read"):
+    with pytest.raises(NldiffError, match=r"none\.csv does not exist"):
         Curve.load(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(NldiffError, match=r"pipe\.csv is a pipe"):
+        Curve.load(tmp_path / "pipe.csv")
     with pytest.raises(NldiffError, match="no numbers"):
         Curve(["a", "b"], [1, 2])
     with pytest.raises(NldiffError, match="lower and an upper"):

@@ -196,6 +196,10 @@ def test_delay_stage_delays() -> None:
         (music(1.0), music(1.0), "fuzz", "unknown distortion 'fuzz'"),
         (music(1.0), music(1.0), "hard_clip:sdr=3", "neither an sdr nor a dry path"),
         (music(1.0), music(1.0), "curve; mix=0.5", "unknown distortion 'curve'"),
+        (0 * music(1.0) + 0.3, music(1.0), "curve", "clean recording: constant where"),
+        (music(1.0), 0 * music(1.0) + 0.3, "hard_clip", "observed recording: constant where"),
+        (music(1.0), music(1.0), "lowpass:hz=19000", "hz=19000 is not below half the rate"),
+        (music(1.0), music(1.0), "highpass:rate=4000", "rate=4000: the recordings have"),
     ],
 )
 def test_what_cannot_be_used(clean: np.ndarray, observed: np.ndarray, text: str, message: str) -> None:

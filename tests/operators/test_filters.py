@@ -162,6 +162,8 @@ def test_the_rate_is_the_recordings_unless_it_was_given() -> None:
     assert str(told.for_rate(16000)) == str(told)
     assert str(parse_operator("highpass:hz=50").build(None, 8000)) == "highpass:hz=50.0,rate=8000.0"
     assert str(unknown.at_level(2.0).for_rate(8000).operator) == str(told)  # type: ignore[attr-defined]
+    with pytest.raises(NldiffError, match="hz=1000 is not below half the rate, 750"):
+        Distortion("lowpass", {"rate": 1500})
     with pytest.raises(NldiffError, match="hz=5000 is not below half the rate, 4000"):
         Distortion("lowpass", {"hz": 5000}).for_rate(8000)
 

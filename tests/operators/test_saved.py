@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -44,13 +46,43 @@ def test_the_file_is_readable(tmp_path: Path) -> None:
 def test_learnable_curves_are_not_saved(tmp_path: Path) -> None:
     with pytest.raises(NldiffError, match="CatmullRom are not saved"):
         save_operator(make_waveshaper("ccr", 1), tmp_path / "a.json")
+    (tmp_path / "file").touch()
     with pytest.raises(NldiffError, match="cannot be written"):
-        save_operator(Identity(), tmp_path / "missing" / "a.json")
+        save_operator(Identity(), tmp_path / "file" / "a.json")
+
+
+def test_what_cannot_be_written_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_operator(Identity(), tmp_path / "a.json")
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NldiffError, match="No space left"):
+        save_operator(Distortion("gain"), tmp_path / "a.json")
+    assert isinstance(load_operator(tmp_path / "a.json"), Identity)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+HEAD = '{"format": "nldiff operator", "version": 1, "operator": '
+CLIP = HEAD + '{"type": "distortion", "name": "hard_clip", "parameters": %s}}'
+LEVEL = '{"type": "rescaled", "input_level": 1, "output_level": 1, "operator": '
+ROWS = HEAD + '{"type": "table", "inputs": [0, 1], "outputs": [0, %s]}}'
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[" * 100000, "is nested too deep"),
+        (HEAD + LEVEL * 900 + '{"type": "identity"}' + "}" * 901, "is nested too deep"),
+        (CLIP % "[]", "is damaged"),
+        (CLIP % "null", "is damaged"),
+        (CLIP % f'{{"threshold": {10**400}}}', "is damaged"),
+        (ROWS % 10**400, "is damaged"),
+        (ROWS % "NaN", "NaN, infinite"),
+        (ROWS % "Infinity", "NaN, infinite"),
+        ((HEAD + LEVEL + '{"type": "identity"}}}').replace('"input_level": 1', f'"input_level": {10**400}'), "damaged"),
         ("{", "is no JSON file"),
         ("[]", "is no operator of nldiff"),
         ('{"format": "nldiff operator", "version": 2}', "version 2 of the format; this program reads 1"),
@@ -71,5 +103,8 @@ def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> Non
     with pytest.raises(NldiffError, match=message) as caught:
         load_operator(tmp_path / "a.json")
     assert str(caught.value).startswith(str(tmp_path / "a.json"))
-    with pytest.raises(NldiffError, match="cannot be read"):
+    with pytest.raises(NldiffError, match="does not exist"):
         load_operator(tmp_path / "b.json")
+    os.mkfifo(tmp_path / "c.json")
+    with pytest.raises(NldiffError, match="is a pipe"):
+        load_operator(tmp_path / "c.json")

@@ -66,7 +66,8 @@ def test_what_was_inverted_gives_the_output(seed: int) -> None:
         (torch.zeros(3), torch.zeros(4), r"shapes \[3\] and \[4\]"),
         (torch.zeros(2, 2), torch.zeros(2, 2), "at least 2"),
         (torch.tensor([0.0, 2.0, 1.0]), torch.zeros(3), "inputs that never fall"),
-        (torch.tensor([0.0, math.nan]), torch.zeros(2), "inputs that never fall"),
+        (torch.tensor([0.0, math.nan]), torch.zeros(2), "inputs that are NaN"),
+        (torch.zeros(2), torch.zeros(2), "not all the same"),
     ],
 )
 def test_wrong_tables_are_named(inputs: Tensor, outputs: Tensor, message: str) -> None:
