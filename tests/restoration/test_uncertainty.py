@@ -22,7 +22,7 @@ class TestExpectedSdr:
         assert expected is not None
         middle = 11.5 - 1.43 * 10 * math.log10(0.4) + 4.1 * math.log10(0.401) + 0.9 * math.log10(0.001)
         assert expected.middle == pytest.approx(middle)
-        assert (expected.low, expected.high) == pytest.approx((middle - 7, middle + 7.5))
+        assert (expected.low, expected.high) == pytest.approx((middle - 9, middle + 9))
 
     def test_the_more_is_guessed_the_less_is_expected(self) -> None:
         judgements = [replace(JUDGEMENT, guessed=guessed) for guessed in (0.003, 0.03, 0.3)]
