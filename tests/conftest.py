@@ -1,5 +1,6 @@
 """Fixtures for all tests: one thread, a tiny network and prior, a sampler that changes nothing, synthetic guitar."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from nldiff.priors import Prior
 
 settings.register_profile("nldiff", deadline=None)
 settings.load_profile("nldiff")
+
+
+def pytest_configure() -> None:
+    """Take notice of signals that a shell made this program ignore in the background: tests send them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@
 import argparse
 import math
 import tempfile
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from nldiff.app.tasks import Tasks
 from nldiff.app.worker import Setting, Worker
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
+from nldiff.interrupts import held
 from nldiff.priors import SHIPPED
 from nldiff.report.pages import check_pages
 from nldiff.restoration.settings import RestoreConfig, check_config
@@ -35,10 +36,13 @@ def run(options: argparse.Namespace) -> int:
     config = load_config(RestoreConfig, None, options.settings)
     config = replace(config, device=options.device or config.device)
     check_config(config)
-    with tempfile.TemporaryDirectory(prefix="nldiff-app-") as folder:
-        worker = Worker(Setting(options.prior, config, Path(folder)))
-        with closing(Tasks(worker, Path(folder))) as tasks, Server(options.port, tasks, options.limit_mb) as server:
+    with ExitStack() as opened:
+        with held():  # what is opened is known to the stack before an interrupt may come
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="nldiff-app-")))
+            worker = Worker(Setting(options.prior, config, folder))
+            tasks = opened.enter_context(closing(Tasks(worker, folder)))
+            server = opened.enter_context(Server(options.port, tasks, options.limit_mb))
             worker.start()
-            print(f"{server.address} (Ctrl-C ends it and removes what was uploaded)", flush=True)
-            server.serve_forever()
+        print(f"{server.address} (Ctrl-C ends it and removes what was uploaded)", flush=True)
+        server.serve_forever()
     return 0

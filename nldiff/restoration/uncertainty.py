@@ -1,8 +1,8 @@
 """What to expect of a restoration: its error, and a band around its curve.
 
-Both were calibrated on restorations of recordings that were made from training and validation clips, guitar and speech: clipped hard
-and softly at 1 to 15 dB, rectified, quantised, through a carbon microphone, folded and overdriven, also with noise, a
-codec, a resampler or a high-pass behind. Nine of ten of these are within the intervals.
+Both were calibrated on restorations of recordings that were made from training and validation clips, guitar and speech:
+clipped hard and softly at 1 to 15 dB, rectified, quantised, through a carbon microphone, folded and overdriven, also
+with noise, a codec, a resampler or a high-pass behind. Nine of ten of these are within the intervals.
 """
 
 from __future__ import annotations

@@ -137,7 +137,8 @@ def test_progress_is_shown_and_the_end_removes_everything(app: App, chromium: An
     os.killpg(app.program.pid, signal.SIGTERM)  # as a closed terminal or a shutdown: all its processes
     _, err = app.program.communicate(timeout=60)
     assert app.program.returncode == 128 + signal.SIGTERM
-    assert err == "ended by SIGTERM\n"
+    # Before it, Python may say that a signal came in a callback of the process that restores, and was ignored there.
+    assert err.splitlines()[-1] == "ended by SIGTERM"
     assert app.left() == []
 
 

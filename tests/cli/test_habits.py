@@ -261,7 +261,7 @@ def test_a_curve_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert run_command("apply", [str(path), str(path)], "nldiff apply") == 1
     assert "take.wav" in one_line(capsys)
     assert run_command("export", [str(tmp_path / "none.csv"), "--to", "c"], "nldiff export") == 1
-    assert "none.csv cannot be read" in one_line(capsys)
+    assert "none.csv does not exist" in one_line(capsys)
 
 
 def test_a_preview_is_written_where_it_is_asked_for(
