@@ -21,9 +21,10 @@ from nldiff.restoration.workspace import Workspace
 
 # Expected error as a share of the result's power, above which it is doubtful: -12 dB.
 _DOUBTFUL = 10**-1.2
-# What the log-odds of a doubtful one count: less than those of a clipper with a filter behind it, which may pass for a
-# fold, and more than those of a bend that is fitted to one.
-_COUNTS = 0.75
+# What the log-odds of a doubtful one count: a clipper with a filter behind it may pass for a fold, and nearly tie.
+_COUNTS = 0.95
+# Largest ratio of the levels of clean and folded signals that is reckoned with.
+_SOFTER = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         work: the recording, prior and settings.
         y: what was observed, at the prior's level and the recording's rate.
     """
-    limit = work.settings.curve.largest_rms * work.prior.sigma_data
+    # Folding makes a recording softer than the clean signal was.
+    limit = _SOFTER * work.settings.curve.largest_rms * work.prior.sigma_data
     for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
         yield FoldInversion(operator, piecewise(operator, limit))
 
