@@ -6,7 +6,7 @@ one contract (`Operator`). May import `errors`, `reading` and `writing`; knows n
 
 from nldiff.operators.calibration import calibrate, estimate_input_rms, input_sdr
 from nldiff.operators.known import DISTORTIONS, Distortion
-from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
+from nldiff.operators.operator import AtRate, Chain, Identity, Operator, Rescaled
 from nldiff.operators.recipes import Recipe, parse_operator
 from nldiff.operators.saved import load_operator, save_operator
 from nldiff.operators.table import TabulatedCurve

@@ -1,4 +1,4 @@
-"""The contract of an operator, and operators that are made of others: `Rescaled` and `Chain`."""
+"""The contract of an operator, and operators that are made of others: `Rescaled`, `Chain` and `AtRate`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from nldiff.errors import NldiffError
 from nldiff.operators.filters import Inversion
+
+# Samples after which a resampler's filter counts as forgotten.
+_RINGING = 1024
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,57 @@ class Chain(nn.Module, Operator):
     def __str__(self) -> str:
         """Write as `first > second; mix=value`."""
         return " > ".join(map(str, self.operators)) + (f"; mix={self.mix!r}" if self.mix != 1 else "")
+
+
+class AtRate(nn.Module, Operator):
+    """A device that worked at another sample rate: resampled to it, distorted, and resampled back.
+
+    Unlike all others it looks ahead, as far as it looks back: an ideal low-pass has no delay.
+
+    Args:
+        operator: the device, for audio at `rate`.
+        rate: Hz.
+        outer_rate: of the audio, Hz.
+
+    Raises:
+        NldiffError: if a rate is no whole number from 1 to 1 000 000.
+    """
+
+    def __init__(self, operator: Operator, rate: int, outer_rate: int) -> None:
+        super().__init__()
+        for value in (rate, outer_rate):
+            if type(value) is not int or not 1 <= value <= 1_000_000:
+                raise NldiffError(f"device at another rate: {value!r}: a whole number from 1 to 1000000 expected")
+        self.operator, self.rate, self.outer_rate = operator, rate, outer_rate
+        self.parameter_sets, self.keeps_level = operator.parameter_sets, operator.keeps_level
+        self.context = -(-(operator.context + _RINGING) * outer_rate // rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distort audio `[B, T]`."""
+        inside = _resampled(x, self.outer_rate, self.rate)
+        return _resampled(self.operator(inside), self.rate, self.outer_rate)[:, : x.shape[1]]
+
+    def static(self, x: Tensor) -> Tensor:
+        """Apply the static curve, elementwise."""
+        return self.operator.static(x)
+
+    def reset(self, y: Tensor, sources: Sequence[torch.Generator]) -> None:
+        """Initialise the operator from the observation at its rate."""
+        self.operator.reset(_resampled(y, self.outer_rate, self.rate), sources)
+
+    def at_rate(self, own: int, other: int) -> Operator:
+        """The same device, which stays at its rate, for audio at another."""
+        return self.operator if other == self.rate else AtRate(self.operator, self.rate, other)
+
+
+def _resampled(x: Tensor, rate: int, other: int) -> Tensor:
+    """Audio [B, T] at another rate, by an ideal low-pass; silence follows it. At least as long as it was."""
+    step = rate // math.gcd(rate, other)
+    length = -(-(x.shape[1] + _RINGING) // step) * step
+    bins, wanted = length // 2 + 1, length * other // rate
+    spectrum = torch.fft.rfft(x, length)
+    spectrum = nn.functional.pad(spectrum, (0, wanted // 2 + 1 - bins))
+    return torch.fft.irfft(spectrum, wanted) * (other / rate)
 
 
 def _through(functions: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:

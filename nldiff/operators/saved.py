@@ -11,7 +11,7 @@ import torch
 
 from nldiff.errors import NldiffError
 from nldiff.operators.known import Distortion
-from nldiff.operators.operator import Chain, Identity, Operator, Rescaled
+from nldiff.operators.operator import AtRate, Chain, Identity, Operator, Rescaled
 from nldiff.operators.table import TabulatedCurve
 from nldiff.operators.wiener_hammerstein import WienerHammerstein
 from nldiff.reading import regular_file
@@ -69,6 +69,9 @@ def _described(operator: Operator) -> dict[str, Any]:
     if isinstance(operator, Rescaled):
         levels = {"input_level": operator.input_level, "output_level": operator.output_level}
         return {"type": "rescaled", **levels, "operator": _described(operator.operator)}
+    if isinstance(operator, AtRate):
+        rates = {"rate": operator.rate, "outer_rate": operator.outer_rate}
+        return {"type": "at_rate", **rates, "operator": _described(operator.operator)}
     if isinstance(operator, TabulatedCurve):
         return {"type": "table", "inputs": operator.inputs.tolist(), "outputs": operator.outputs.tolist()}
     if isinstance(operator, Identity):
@@ -91,5 +94,6 @@ _BUILDERS: dict[str, Callable[[Mapping[str, Any]], Operator]] = {
     "table": lambda content: TabulatedCurve(
         *(torch.tensor(content[key], dtype=torch.float64) for key in ("inputs", "outputs"))
     ),
+    "at_rate": lambda content: AtRate(_built(content["operator"]), content["rate"], content["outer_rate"]),
     "identity": lambda content: Identity(),
 }

@@ -15,6 +15,7 @@ from nldiff.restoration.hypotheses import judged_hypotheses
 from nldiff.restoration.parts import Part, find_parts
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.workspace import make_workspace
+from nldiff.sound.narrow import narrowed
 from nldiff.sound.recording import Recording
 
 # What is looked at, in seconds: enough to tell a plateau or a bend.
@@ -96,7 +97,7 @@ def _silent(part: Part) -> Diagnosis:
 
 
 def _diagnosed(recording: Recording, part: Part, prior: Prior, config: RestoreConfig) -> Diagnosis:
-    work = make_workspace(part.of(recording), prior, config, None)
+    work = make_workspace(narrowed(part.of(recording)), prior, config, None)
     y = work.observed(work.excerpts)
     candidates = judged_hypotheses(work, y)
     verdict = weigh(work, y, candidates)

@@ -15,7 +15,7 @@ import torch
 
 from nldiff import sound
 from nldiff.cores import side_by_side
-from nldiff.operators import Chain, Identity, Operator
+from nldiff.operators import AtRate, Chain, Identity, Operator
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Estimate, doubted, estimate_operator
 from nldiff.restoration.fit import Fit, Sampling
@@ -28,6 +28,7 @@ from nldiff.restoration.strategies import Strategy, split_channels
 from nldiff.restoration.workspace import Workspace, make_workspace
 from nldiff.sampling import Posterior, sample
 from nldiff.sound.chunks import joined
+from nldiff.sound.narrow import narrowed, widened
 
 
 def diffusion(
@@ -53,8 +54,10 @@ def diffusion(
     config = dataclasses.replace(job.config, waveshaper=waveshaper) if waveshaper else job.config
     check_config(config)
     progress = Progress(on_step)
-    choice = choose_prior(job.recording, job.priors)
-    recording, known = job.recording, job.known if told else None
+    known = job.known if told else None
+    # What is told holds for the recording as it is.
+    recording = narrow = job.recording if known else narrowed(job.recording)
+    choice = choose_prior(recording, job.priors)
     last: Operator = Identity()
     if known and resolve_settings(choice.prior, config).refines:
         recording, known, last = peel(recording, known)
@@ -64,14 +67,16 @@ def diffusion(
     strategy, posterior = estimate.strategy, estimate.posterior
     ready = strategy.ready(work) if posterior else []
     plan_chunks(work, strategy, len(calls(work, ready)))
-    for block in joined(restored_chunks(work, estimate, ready, progress), work.starts, job.recording.frames):
+    chunks = joined(restored_chunks(work, estimate, ready, progress), work.starts, recording.frames)
+    for block in widened(chunks, narrow, job.recording, estimate.polarity * work.gain):
         emit(block)
     progress.finish()
-    own, used = job.recording.sample_rate, choice.prior.sample_rate
+    own, used = recording.sample_rate, choice.prior.sample_rate
+    operator = strategy.operator
+    if not isinstance(last, Identity):
+        operator = Chain([operator, last.at_level(work.gain)])
     return Fit(
-        operator=strategy.operator
-        if recording is job.recording
-        else Chain([strategy.operator, last.at_level(work.gain)]),
+        operator=operator if narrow is job.recording else AtRate(operator, own, job.recording.sample_rate),
         observation_gain=work.gain,
         seconds=time.monotonic() - started,
         restored_band_hz=(own if strategy.full_band else min(own, used)) / 2,

@@ -13,6 +13,7 @@ from nldiff.errors import NldiffError
 from nldiff.operators import (
     DISTORTIONS,
     LEARNABLE,
+    AtRate,
     Chain,
     Distortion,
     Learnable,
@@ -56,6 +57,7 @@ OPERATORS: dict[str, Callable[[], Operator]] = {
     **{name: lambda name=name: learnable(name) for name in LEARNABLE},  # type: ignore[misc]
     "mixed": lambda: Distortion("hard_clip", {"mix": 0.3}),
     "table": folded_table,
+    "at another rate": lambda: AtRate(Distortion("carbon_mic"), 8000, 22050),
     "rescaled": lambda: Rescaled(Distortion("carbon_mic"), 0.5, -2.0),
     "rescaled overdrive": lambda: Rescaled(Distortion("overdrive", {"pole": 0.9}), 3.0, 0.1),
     "rescaled ccr": lambda: Rescaled(learnable("ccr"), 0.3, 0.2),
@@ -147,7 +149,11 @@ def test_change_of_level(name: str, level: float) -> None:
     assert len(other.trainable()) == len(operator.trainable())
 
 
-@operators
+# a device that stays at its rate, and a resampler that looks ahead, have their own test
+at_the_rate_of_the_audio = pytest.mark.parametrize("name", sorted(set(OPERATORS) - {"at another rate"}))
+
+
+@at_the_rate_of_the_audio
 def test_change_of_rate(name: str) -> None:
     operator, x = OPERATORS[name](), audio(4, 50)
     if operator.context == 0:
@@ -160,7 +166,7 @@ def test_change_of_rate(name: str) -> None:
     torch.testing.assert_close(double.static(x), operator.static(x), rtol=0, atol=0)
 
 
-@operators
+@at_the_rate_of_the_audio
 def test_output_depends_on_nothing_before_the_context(name: str) -> None:
     operator = OPERATORS[name]()
     changed, after = 50, operator.context + 20
@@ -338,3 +344,26 @@ def test_a_rescaled_operator_is_reset_in_its_own_units() -> None:
 def test_wrong_combinations_are_named(make: Callable[[], Operator], message: str) -> None:
     with pytest.raises(NldiffError, match=message):
         make()
+
+
+def test_a_device_at_another_rate_distorts_there() -> None:
+    inner = Distortion("hard_clip", {"threshold": 0.3})
+    device = AtRate(inner, 8000, 32000)
+    seconds = torch.arange(8000, dtype=torch.float64) / 32000
+
+    def tones(t: Tensor) -> Tensor:
+        return 0.5 * torch.sin(2 * math.pi * 500 * t)[None] * torch.sin(math.pi * t / 0.25) ** 2
+
+    y = device(tones(seconds))
+    torch.testing.assert_close(y[:, ::4], inner(tones(seconds[::4])), rtol=0, atol=1e-3)
+    assert y.abs().max() > 0.305  # overshoots between them
+    early = tones(seconds)
+    early[:, :200] += 0.1
+    difference = (device(early) - y).abs()[0]
+    assert difference[200 + device.context :].max() < 1e-3 * difference.max()
+    assert device.at_rate(32000, 8000) is inner
+    assert isinstance(other := device.at_rate(32000, 44100), AtRate)
+    assert (other.rate, other.outer_rate) == (8000, 44100)
+    for rates in ((0, 8000), (8000, 2_000_000), (8000.0, 16000)):
+        with pytest.raises(NldiffError, match="a whole number from 1 to 1000000 expected"):
+            AtRate(inner, *rates)  # type: ignore[arg-type]

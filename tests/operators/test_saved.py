@@ -8,7 +8,7 @@ import torch
 from laplace import laplace
 
 from nldiff.errors import NldiffError
-from nldiff.operators import Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve, make_waveshaper
+from nldiff.operators import AtRate, Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve, make_waveshaper
 from nldiff.operators.saved import load_operator, save_operator
 
 TABLE = TabulatedCurve(torch.tensor([-1.0, 0.1, 1.0]), torch.tensor([-0.3, 0.1, 0.5]))
@@ -21,6 +21,7 @@ TABLE = TabulatedCurve(torch.tensor([-1.0, 0.1, 1.0]), torch.tensor([-0.3, 0.1, 
         Distortion("hard_clip", {"threshold": 0.1234567890123}),
         Distortion("half_wave", {"mix": 0.3}),
         Chain([Rescaled(TABLE, 1.0, 0.7), Distortion("highpass", {"hz": 19.99, "rate": 16000})]),
+        AtRate(Distortion("hard_clip", {"threshold": 0.3}), 8000, 11025),
         Chain([Distortion("overdrive"), Chain([Identity(), Distortion("gain")], 0.5)], 0.25),
     ],
 )

@@ -12,6 +12,7 @@ from helpers import TINY_RATE, FakeSampler, load_tiny_prior, plucked, save_tiny_
 from nldiff import sound
 from nldiff.cli import main
 from nldiff.metrics import si_sdr
+from nldiff.operators import AtRate
 from nldiff.priors import Prior
 from nldiff.restoration.pipeline import restore
 from nldiff.restoration.settings import RestoreConfig
@@ -82,6 +83,23 @@ def test_noise_behind_the_clipper_costs_little(prior: Prior, noise: float) -> No
     assert verdict.hypothesis == "clipped"
     assert si_sdr(x, found.audio) > si_sdr(x, best.audio) - 2
     assert si_sdr(x, found.audio) > si_sdr(x, rough) + 4
+
+
+@pytest.mark.usefixtures("garbage")
+def test_what_was_clipped_at_a_lower_rate_is_restored_there(prior: Prior) -> None:
+    x = plucked(2.5, TINY_RATE)
+    y = x.clip(-0.12, 0.12)
+    wide_x, wide_y = (sound.resample(each[None], TINY_RATE, 11025)[0] for each in (x, y))
+    best = restore(y, TINY_RATE, prior, config=CONFIG)
+    found = restore(wide_y, 11025, prior, config=CONFIG)
+    assert found.audio.shape == wide_x.shape
+    assert si_sdr(wide_x, found.audio) > si_sdr(x, best.audio) - 0.5
+    assert si_sdr(x, best.audio) > si_sdr(x, y) + 4
+    assert isinstance(found.fit.operator, AtRate)
+    assert found.fit.restored_band_hz == TINY_RATE / 2
+    assert found.explained_db > 30
+    unchanged = restore(wide_x, 11025, prior, config=CONFIG)
+    np.testing.assert_allclose(unchanged.audio, wide_x, rtol=0, atol=3e-7)
 
 
 @pytest.mark.usefixtures("garbage")
