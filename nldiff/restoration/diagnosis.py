@@ -12,6 +12,7 @@ from nldiff.priors import Prior
 from nldiff.priors.choice import choose_prior
 from nldiff.restoration.estimation import Verdict, weigh
 from nldiff.restoration.hypotheses import judged_hypotheses
+from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.parts import Part, find_parts
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.workspace import make_workspace
@@ -20,6 +21,8 @@ from nldiff.sound.recording import Recording
 
 # What is looked at, in seconds: enough to tell a plateau or a bend.
 _EXCERPT_SECONDS = 1.0
+# A third of the iterations that a restoration takes to find a curve say the same of it.
+_ITERATIONS_DIVISOR = 3 * CurveSettings().iterations_divisor
 # The curve is told at these multiples of the RMS of the recording.
 _MULTIPLES = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)
 
@@ -79,7 +82,8 @@ def diagnose(recording: Recording, priors: Sequence[Prior], config: RestoreConfi
     Raises:
         NldiffError: unusable settings.
     """
-    brief = replace(config, excerpt_seconds=_EXCERPT_SECONDS, joint_items=1)
+    curve = {"iterations_divisor": _ITERATIONS_DIVISOR} | config.curve
+    brief = replace(config, excerpt_seconds=_EXCERPT_SECONDS, joint_items=1, curve=curve)
     parts = find_parts(recording)
     if all(part.constant for part in parts):
         return [_silent(part) for part in parts]
