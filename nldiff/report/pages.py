@@ -15,7 +15,7 @@ def check_pages() -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template in; every value is escaped, and bytes of file names that are no text are written as `\\udcff`.
+    """Fill a template in; every value is escaped, and bytes of file names that are no text as escapes.
 
     Raises:
         NldiffError: jinja2 is missing.
