@@ -9,6 +9,7 @@ DEMO_OUTPUT := out/demo
 SOURCES := nldiff tests train_prior.py train_baseline.py infer.py docs $(wildcard benchmarks)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 MINUTES ?= 10
+COUNT ?= 50
 MODULE ?= nldiff/metrics/statistics.py
 TESTS ?= tests/$(word 2,$(subst /, ,$(MODULE)))
 # Several processes, each with one thread: faster than one process with several, and results are the same.
@@ -16,7 +17,7 @@ PARALLEL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxp
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-survey fuzz mutation lint format notebook docs package clean
+.PHONY: help demo test test-slow test-survey fuzz kills mutation lint format notebook docs package clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +38,9 @@ test-survey: $(VENV)/.installed-dev ## reproduce published results of A-SPADE (a
 
 fuzz: $(VENV)/.installed-dev ## try damaged inputs of all kinds, for MINUTES
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/fuzz.py --minutes $(MINUTES)
+
+kills: $(VENV)/.installed-dev ## end commands at random moments, each COUNT times: is anything mixed or left behind?
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/random_kills.py --count $(COUNT)
 
 mutation: $(VENV)/.installed-dev ## change MODULE at every place in turn: which changes do its TESTS not notice?
 	$(INSTALL) 'cosmic-ray>=8.4'

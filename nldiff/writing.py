@@ -36,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Yields a temporary path to write to: the same name in a hidden folder beside `path`. Leaving the block renames it to
     `path`, replacing an earlier file; an exception deletes it and leaves the earlier file as it was. Missing folders
-    are created, and stay.
+    are created; they go away again if nothing is left in them.
 
     Raises:
         NldiffError: the folder cannot be created or written, `path` is a folder, or the block, which should
@@ -45,19 +45,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise NldiffError(f"{path} is a folder: a file name is needed")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch, lock = _locked_folder(path.parent)
-    except OSError as error:
-        raise NldiffError(f"{path} cannot be written in folder {path.parent}: {error.strerror}") from error
-    try:
-        (scratch / path.name).touch()
-        yield scratch / path.name
-        replace_together([scratch / path.name], path.parent)
-    except (OSError, SoundFileError) as error:
-        raise NldiffError(f"{path} cannot be written: {write_problem(error, path.parent)}") from error
-    finally:
-        _remove(scratch, lock)
+    with _folder(path.parent):
+        try:
+            scratch, lock = _locked_folder(path.parent)
+        except OSError as error:
+            raise NldiffError(f"{path} cannot be written in folder {path.parent}: {error.strerror}") from error
+        try:
+            (scratch / path.name).touch()
+            yield scratch / path.name
+            replace_together([scratch / path.name], path.parent)
+        except (OSError, SoundFileError) as error:
+            raise NldiffError(f"{path} cannot be written: {write_problem(error, path.parent)}") from error
+        finally:
+            _remove(scratch, lock)
 
 
 @contextmanager
@@ -69,21 +69,16 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     Raises:
         NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
     """
-    created = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch, lock = _locked_folder(folder)
+    with _folder(folder):
         try:
-            yield scratch
-        finally:
-            _remove(scratch, lock)
-    except (OSError, SoundFileError) as error:
-        reason = write_problem(error, folder)
-        raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
-    finally:
-        if created:
-            with suppress(OSError):
-                folder.rmdir()
+            scratch, lock = _locked_folder(folder)
+            try:
+                yield scratch
+            finally:
+                _remove(scratch, lock)
+        except (OSError, SoundFileError) as error:
+            reason = write_problem(error, folder)
+            raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
 
 
 def replace_together(written: Sequence[Path], folder: Path) -> None:
@@ -137,8 +132,21 @@ def write_problem(error: OSError | SoundFileError, folder: Path) -> str:
     return f"{text.rstrip('.')} (disk {disk}, {free / 1e6:.0f} MB free)"
 
 
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Remove the folders that did not exist, down to `folder`, if nothing is in them after the block."""
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for each in missing:
+                each.rmdir()
+
+
 def _locked_folder(folder: Path) -> tuple[Path, int | None]:
-    """A new hidden folder with its lock, after removing those of killed programs."""
+    """A new hidden folder in a folder, which is created if needed, with its lock; those of killed programs go."""
+    folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
     while True:
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))

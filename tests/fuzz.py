@@ -5,7 +5,9 @@
 """
 
 import argparse
+import dataclasses
 import io
+import json
 import shutil
 import signal
 import sys
@@ -14,22 +16,26 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import soundfile as sf
 import torch
 from damage import damaged_once
+from experiments import quick, timeless
 from helpers import TINY_RATE, load_tiny_prior, plucked, save_tiny_baseline, save_tiny_prior
 from run_folders import write_run
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from nldiff.baselines.saved import load_baseline
 from nldiff.cli.terminal import one_line
 from nldiff.config import load_config
 from nldiff.errors import NldiffError
+from nldiff.evaluation import evaluate
 from nldiff.evaluation.finished import read_row, remove_damaged
 from nldiff.figures import run_folder
 from nldiff.figures.style import looks_of
@@ -37,6 +43,7 @@ from nldiff.priors import load_prior
 from nldiff.restoration.settings import RestoreConfig, Settings, check_config, resolve_settings
 from nldiff.sound.recording import Recording
 from nldiff.training.run_files import Logs, State
+from nldiff.weight_files import checksum
 
 LIMIT, PATIENCE = 5.0, 60.0  # seconds of the processor, and of the clock, on which others may work as well
 _CONTAINERS = (
@@ -48,6 +55,13 @@ _VALUES = (
     "!!python/x",
     "[[[[1]]]]", "${a}", "${oc.env:NOTHING}", "'", "\"", "\\n", "\0", "1.5", "auto", "[0.5]", "{1: {2: {3: 4}}}",
 )  # fmt: skip
+
+
+_SETTINGS = [(f.name, getattr(RestoreConfig(), f.name)) for f in dataclasses.fields(RestoreConfig)] + [
+    (f"{group.name}.{f.name}", getattr(getattr(Settings(), group.name), f.name))
+    for group in dataclasses.fields(Settings)
+    for f in dataclasses.fields(getattr(Settings(), group.name))
+] + [(name, 1) for name in ("x", "a.b.c", "", "sampler.heun")]  # fmt: skip
 
 
 class Hang(BaseException):
@@ -78,6 +92,11 @@ class Inputs:
         clips = {"a": plucked(0.4, TINY_RATE).astype(float)}
         self.run = write_run(folder / "run", clips, settings=[("hard_clip", "hard_clip:sdr=3", "3", "input SDR")])
         self.run_files = sorted(path for path in self.run.rglob("*") if path.is_file())
+        (folder / "clips").mkdir()
+        sf.write(folder / "clips" / "a.wav", plucked(0.4, TINY_RATE), TINY_RATE)
+        self.experiment = quick(folder / "clips", prior, "save_audio=true", "seconds=0.3", f"rate={TINY_RATE}")
+        self.finished = folder / "finished"
+        self._evaluate(self.finished)
         self.state().save(folder / "c.pt")
         self.checkpoint = (folder / "c.pt").read_bytes()
         rows = [f"{step},0.5,1,0.001,{step}.25\r\n" for step in range(1, 40)]
@@ -94,19 +113,14 @@ class Inputs:
 
     def settings(self, seed: int) -> None:
         random = np.random.default_rng(seed)
-        names = [f.name for f in fields(RestoreConfig)] + [
-            f"{group.name}.{f.name}"
-            for group in fields(Settings)
-            for f in fields(group.type)  # type: ignore[arg-type]
-        ]
-        keys = [str(random.choice([*names, "x", "a.b.c", ""])) for _ in range(random.integers(1, 4))]
-        overrides = [f"{key}={random.choice(_VALUES)}" for key in keys]
+        keys = [_SETTINGS[index] for index in random.integers(len(_SETTINGS), size=random.integers(1, 4))]
+        values = [_near(default, random) if random.random() < 0.7 else random.choice(_VALUES) for _, default in keys]
+        overrides = [f"{key}={value}" for (key, _), value in zip(keys, values, strict=True)]
         path = None
         if seed % 2:
             path = self.folder / "settings.yaml"
-            text = "\n".join(
-                f"{key.replace('.', ': {')}: {random.choice(_VALUES)}{'}' * key.count('.')}" for key in keys
-            )
+            named = zip(keys, values, strict=True)
+            text = "\n".join(f"{key.replace('.', ': {')}: {value}{'}' * key.count('.')}" for (key, _), value in named)
             path.write_bytes(damaged_once(text.encode(), seed) if seed % 4 == 1 else text.encode())
             overrides = []
         config = load_config(RestoreConfig, path, overrides)
@@ -116,18 +130,57 @@ class Inputs:
     def weights(self, seed: int) -> None:
         load, content = self.weight_files[seed % 2]
         path = self.folder / "damaged.safetensors"
-        path.write_bytes(damaged_once(content, seed))
+        if seed % 4 < 2:
+            path.write_bytes(damaged_once(content, seed))
+        else:  # a checksum does not stop those who can write one
+            _write_foreign(content, seed, path)
         model: Any = load(path)
-        if seed % 2 == 0:
+        if seed % 2:
+            model(torch.zeros(1, 100))
+        else:
             resolve_settings(model, RestoreConfig())
+            model.denoiser(torch.zeros(1, TINY_RATE // 4), torch.ones(1))
 
     def run_folders(self, seed: int) -> None:
+        if seed % 16 == 0:
+            self._resumed(seed)
+        elif seed % 16 < 4:
+            self._cell(seed)
+        else:
+            self._reading(seed)
+
+    def _resumed(self, seed: int) -> None:
+        """An experiment goes on in a folder with a damaged file, and ends as an undamaged one."""
+        run = self.folder / "resumed"
+        shutil.copytree(self.finished, run)
+        try:
+            paths = sorted(path for path in run.rglob("*") if path.is_file())
+            path = paths[seed // 16 % len(paths)]
+            path.write_bytes(damaged_once(path.read_bytes(), seed))
+            self._evaluate(run)
+            if timeless(run) != timeless(self.finished):
+                raise AssertionError(f"{path}: other results")
+        finally:
+            shutil.rmtree(run)
+
+    def _evaluate(self, run: Path) -> None:
+        with patch("nldiff.figures.draw"):  # takes seconds, and reads what was just written
+            evaluate(self.experiment, run)
+
+    def _cell(self, seed: int) -> None:
+        """The row of a cell."""
+        cell = self.folder / "cell.json"
+        blank = {"task": "x", "seed": 0, "status": "ok", "error": "", "si_sdr": 1.5, "problems": [], "files": None}
+        cell.write_bytes(damaged_once(json.dumps(blank).encode(), seed))
+        row = read_row(cell, blank)
+        if row["task"] != "x" or row["seed"] != 0:
+            raise AssertionError(row)
+
+    def _reading(self, seed: int) -> None:
+        """Tables, curves, traces and audio are read for pictures and pages."""
         source = self.run_files[seed % len(self.run_files)]
         content = source.read_bytes()
         source.write_bytes(damaged_once(content, seed))
-        cell = self.folder / "cell.json"
-        blank = {"task": "x", "seed": 0, "status": "ok", "error": "", "si_sdr": 1.5, "problems": [], "files": None}
-        cell.write_bytes(damaged_once(repr(blank).replace("'", '"').replace("None", "null").encode(), seed))
         try:
             cells = run_folder.read_cells(self.run)
             looks = looks_of(cell.method for cell in cells)
@@ -136,7 +189,6 @@ class Inputs:
                 for kind in ("curves", "traces"):
                     run_folder.tables_of(self.run / kind / group, looks)
                 run_folder.example_signals(self.run, group, looks)
-            read_row(cell, blank)
         finally:
             copy = self.folder / source.name
             shutil.copy(source, copy)
@@ -166,6 +218,48 @@ class Inputs:
         network(torch.ones(1, 3)).sum().backward()
         optimiser.step()
         return State(network, nn.Linear(3, 2), optimiser, step=7, history=[[1.0]], seconds=1.0)
+
+
+def _near(default: Any, random: np.random.Generator) -> str:
+    """A value of the same type as the default of a setting."""
+    if isinstance(default, bool):
+        return str(random.choice(("true", "false")))
+    if isinstance(default, int | float):
+        value = default * random.choice((0.5, 0.9, 1, 2, 10, -1)) + random.choice((0, 0, 1, 1e-9))
+        return str(round(value) if isinstance(default, int) else value)
+    if isinstance(default, list | tuple):
+        return f"[{', '.join(_near(value, random) for value in default[: random.integers(len(default) + 1)])}]"
+    return "{}" if isinstance(default, dict) else str(default)
+
+
+def _write_foreign(content: bytes, seed: int, path: Path) -> None:
+    """A weights file with a changed configuration or a changed tensor, and the checksum of these."""
+    random = np.random.default_rng(seed)
+    path.write_bytes(content)
+    with safe_open(path, framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
+    if random.random() < 0.7:
+        config = json.loads(metadata["config"])
+        inner = config.get(random.choice(["network", "settings"]), config)
+        group = inner if random.random() < 0.7 else config
+        value = random.choice([*_VALUES, "2", "3", "8", "0.06"])
+        try:
+            group[str(random.choice([*group, "x"]))] = json.loads(value)
+        except ValueError:
+            group[str(random.choice([*group, "x"]))] = value
+        metadata["config"] = json.dumps(config)
+    else:
+        name = str(random.choice(sorted(tensors)))
+        tensor = tensors.pop(name)
+        changes = [
+            lambda: tensor.to(torch.int32), lambda: tensor.double(), lambda: tensor * torch.nan, lambda: tensor * 1e30,
+            lambda: tensor.reshape(-1), lambda: tensor.reshape(-1)[:0], lambda: tensor.bool(),
+            lambda: tensor.to(torch.complex64), lambda: tensor.to(torch.float8_e5m2),
+        ]  # fmt: skip
+        if (number := random.integers(len(changes) + 1)) < len(changes):
+            tensors[name] = changes[number]()
+    metadata["checksum"] = checksum(tensors, metadata["config"])
+    save_file(tensors, path, metadata=metadata)
 
 
 KINDS = ("audio", "settings", "weights", "run_folders", "logs")

@@ -61,6 +61,22 @@ def test_scratch_folders_of_the_dead_are_swept_and_those_of_the_living_are_not(
     assert sorted(os.listdir(out)) == ["a.txt", "b.txt"]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_folders_that_were_made_for_what_failed_go_away_again(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a").mkdir()
+    deep = tmp_path / "a" / "b" / "c"
+    with pytest.raises(NldiffError, match="bad"):  # noqa: SIM117 (the block raises)
+        with atomic_path(deep / "file") if kind == "file" else scratch_folder(deep):
+            assert deep.is_dir()
+            raise NldiffError("bad")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with atomic_path(deep / "file") as temporary:
+        temporary.write_text("good")
+    with pytest.raises(NldiffError, match="bad"), atomic_path(deep / "file"):
+        raise NldiffError("bad")
+    assert (deep / "file").read_text() == "good"
+
+
 def test_what_only_looks_like_a_scratch_folder_stays(tmp_path: Path) -> None:
     (tmp_path / ".nldiff-file").touch()
     (tmp_path / "target").mkdir()

@@ -118,6 +118,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ours(self) -> bool:
         """Refuse what another site's page asks for: by its own name for this machine, or from where it is."""
+        # Only uploads are read: what else is sent along must not be taken for the next request.
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
         names = {f"{name}:{self.server.port}" for name in (HOST, "localhost")}
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         same = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
@@ -136,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, name: str) -> None:
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or len(length) > _DIGITS:
+        if not length.isdecimal() or len(length) > _DIGITS or "Transfer-Encoding" in self.headers:
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "an upload needs its length")
             return
         if int(length) > self.server.limit * 1e6:

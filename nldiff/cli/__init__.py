@@ -90,12 +90,13 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    # Otherwise matplotlib would write a list of fonts to the home folder.
-    os.environ.setdefault("MPLCONFIGDIR", str(private_folder()))
     command = COMMANDS[name]
     with lasting_streams():
         try:
             with cleaned_up():
+                # Otherwise matplotlib would write a list of fonts to the home folder, and PyTorch a folder of its own.
+                for place in {"MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR"} - os.environ.keys():
+                    os.environ[place] = str(private_folder())
                 module = import_module(command.module)
                 parser = argparse.ArgumentParser(prog=prog, description=command.purpose, allow_abbrev=False)
                 module.add_arguments(parser)

@@ -23,7 +23,7 @@ from nldiff.cli.destinations import (
 from nldiff.cli.terminal import complain
 from nldiff.curves import Curve
 from nldiff.curves.antialiasing import ANTIALIASING, FACTOR, distorted_pieces
-from nldiff.curves.devices import operator_pieces
+from nldiff.curves.applied_operators import operator_pieces
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, load_operator
 from nldiff.writing import atomic_path

@@ -214,6 +214,9 @@ def _restore_one(
 ) -> None:
     """Restore one sample of one input, with a progress bar and a summary."""
     to = one.destination
+    page = to.folder / f"{to.stem}.preview.html"
+    if page.is_file():
+        page.unlink()  # it would not be of these results
     with restoration_bar(one_line(to.stem), options.quiet or not options.bar) as bar:
         outputs = restore(
             one.source.path,
@@ -227,7 +230,6 @@ def _restore_one(
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
-        page = to.folder / f"{to.stem}.preview.html"
         with sound.readable(one.source.path) as original:
             build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, page)
     if not options.quiet:

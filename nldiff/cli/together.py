@@ -48,13 +48,15 @@ def run_together(
         raise NldiffError(f"--same-operator: --output {options.output}: one folder for all results expected")
     paths = [path for to in destinations for path in result_paths(folder, to.stem, None, AudioFormat())]
     refuse_overwriting([*paths, folder / OPERATOR_NAME], sources)
-    with restoration_bar(f"{len(sources)} recordings", options.quiet or not options.bar) as bar:
+    count = f"{len(sources)} recording{'s' if len(sources) > 1 else ''}"
+    with restoration_bar(count, options.quiet or not options.bar) as bar:
         done = restore_together(
             [source.path for source in sources], folder, list(priors), config,
-            stems=[to.stem for to in destinations], method=method, on_step=partial(show_progress, bar),
+            stems=[to.stem for to in destinations], method=method, strict=options.strict,
+            on_step=partial(show_progress, bar),
         )  # fmt: skip
     values = part_values(done.restoration.parts)
-    for warning in values["warnings"]:
+    for warning in [*done.warnings, *values["warnings"]]:
         complain("warning", warning)
     if not options.quiet:
         for source, audio in zip(sources, done.audio, strict=True):

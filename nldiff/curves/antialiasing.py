@@ -20,7 +20,7 @@ Antialiasing = Literal["oversampling", "adaa", "none"]
 ANTIALIASING: tuple[str, ...] = get_args(Antialiasing)
 FACTOR = 8
 
-# Samples on either side that a resampling filter may look at, and samples of a piece without them.
+# Samples on either side that a resampling filter may look at; samples of a piece without what comes before and after.
 _MARGIN, _PIECE = 2048, 1 << 18
 # Steps below this fraction of the table's width take the curve in the middle instead of the mean along the way.
 _SMALL_STEP = 1e-6
@@ -62,19 +62,40 @@ def distorted_pieces(
         frames: length of the recording.
         antialiasing: a name of `ANTIALIASING`.
 
+    Returns:
+        Consecutive pieces, float32 `[channels, n]`.
+
+    Raises:
+        NldiffError: an unknown kind of antialiasing.
+    """
+    checked_antialiasing(antialiasing)
+    if antialiasing == "none":
+        return pieces_of(curve.look_up, read, frames)
+    return pieces_of(lambda x: np.stack([oversampled(curve, row, antialiasing) for row in x]), read, frames)
+
+
+def pieces_of(
+    distort: Callable[[np.ndarray], np.ndarray], read: Callable[[int, int], np.ndarray], frames: int, memory: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Distort a recording piece by piece, each with what comes before and after it, in silence.
+
+    Args:
+        distort: `[channels, n]` float64 -> the same shape; the ends may be disturbed, as by resampling filters.
+        read: (start, frames) -> samples `[channels, frames]`.
+        frames: length of the recording.
+        memory: samples before a piece on which it depends, besides.
+
     Yields:
         Consecutive pieces, float32 `[channels, n]`.
     """
-    checked_antialiasing(antialiasing)
     for start in range(0, frames, _PIECE):
         length = min(_PIECE, frames - start)
-        if antialiasing == "none":
-            yield curve.look_up(read(start, length)).astype(np.float32)
-            continue
-        first, last = max(start - _MARGIN, 0), min(start + length + _MARGIN, frames)
-        around = np.pad(read(first, last - first), ((0, 0), (first - start + _MARGIN, start + length + _MARGIN - last)))
-        rows = [oversampled(curve, row, antialiasing)[_MARGIN : _MARGIN + length] for row in around]
-        yield np.stack(rows).astype(np.float32)
+        first, last = max(start - _MARGIN - memory, 0), min(start + length + _MARGIN, frames)
+        before = _MARGIN if first == 0 else 0
+        after = start + length + _MARGIN - last
+        around = np.pad(read(first, last - first).astype(np.float64), ((0, 0), (before, after)))
+        place = before + start - first
+        yield distort(around)[:, place : place + length].astype(np.float32)
 
 
 def checked_antialiasing(antialiasing: str) -> None:

@@ -134,13 +134,10 @@ class Curve:
             title: of the figure.
         """
         inputs, outputs = self.inputs, self.outputs
+        band = None if self.low is None or self.high is None else (self.low, self.high)
         if samples is None:
-            figure = plots.plot_curves({"estimate": outputs}, inputs, title=title)
-        else:
-            figure = plots.plot_curve(inputs, outputs, np.asarray(samples), title=title)
-        if self.low is not None and self.high is not None:
-            figure.axes[0].fill_between(inputs, self.low, self.high, color="0.8", zorder=0, label="band")
-        return figure
+            return plots.plot_curves({"estimate": outputs}, inputs, title=title, band=band)
+        return plots.plot_curve(inputs, outputs, np.asarray(samples), title=title, band=band)
 
     def save(self, path: str | Path) -> None:
         """Write the table as CSV with columns input, output and, with a band, low and high; all or nothing.

@@ -256,4 +256,4 @@ def _write_columns(path: Path, columns: dict[str, NDArray[Any]]) -> None:
 def _write_audio(path: Path, audio: Audio, sample_rate: int) -> None:
     peak = max(1.0, float(np.abs(audio).max()))  # FLAC cannot hold more than full scale
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, audio / peak, sample_rate, format="FLAC", subtype="PCM_24")
+        soundfile.write(sound.sound_path(temporary), audio / peak, sample_rate, format="FLAC", subtype="PCM_24")

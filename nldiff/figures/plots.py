@@ -42,6 +42,7 @@ def plot_curve(
     histogram_of: Signal,
     truth: Signal | None = None,
     title: str = "Estimated transfer curve",
+    band: tuple[Signal, Signal] | None = None,
 ) -> Figure:
     """Picture of one estimated curve and of the samples that it was estimated from.
 
@@ -52,6 +53,7 @@ def plot_curve(
             samples.
         truth: f(grid) `[G]`, where known.
         title: title of the figure.
+        band: lower and upper ends `[G]` of where the true curve is believed to lie.
 
     Returns:
         Figure of two axes: the curve and the distribution of the samples.
@@ -60,7 +62,7 @@ def plot_curve(
     limit = float(np.quantile(np.abs(samples), 0.9999)) or float(np.max(np.abs(as_float64(grid))))
     figure = Figure(figsize=(5.6, 6.2), layout="constrained")
     curve, panel = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-    _draw_curves(curve, {"estimate": estimate}, grid, truth, limit)
+    _draw_curves(curve, {"estimate": estimate}, grid, truth, limit, band)
     curve.set_title(title)
 
     panel.hist(samples, bins=100, range=(-limit, limit), color="0.6", log=True)
@@ -76,6 +78,7 @@ def plot_curves(
     grid: Signal,
     truth: Signal | None = None,
     title: str = "Transfer curves",
+    band: tuple[Signal, Signal] | None = None,
 ) -> Figure:
     """Picture of several estimated curves on one axes.
 
@@ -84,6 +87,7 @@ def plot_curves(
         grid: input values `[G]`, increasing; all of them are shown.
         truth: f(grid) `[G]`, where known.
         title: title of the figure.
+        band: as in `plot_curve`.
 
     Raises:
         NldiffError: more curves than can be told apart.
@@ -92,7 +96,7 @@ def plot_curves(
         raise NldiffError(f"{len(curves)} curves in one picture: at most {len(STYLES)} can be told apart")
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
-    _draw_curves(axes, curves, grid, truth, float(np.max(np.abs(as_float64(grid)))))
+    _draw_curves(axes, curves, grid, truth, float(np.max(np.abs(as_float64(grid)))), band)
     axes.set_title(title)
     axes.set_xlabel("restored sample value (input)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
@@ -185,8 +189,15 @@ def save_figure(figure: Figure, path: str | Path, dpi: float = 150) -> None:
         figure.savefig(temporary, dpi=dpi)
 
 
-def _draw_curves(axes: Axes, curves: Mapping[str, Signal], grid: Signal, truth: Signal | None, limit: float) -> None:
-    """Draw curves, identity and truth over inputs from -limit to limit."""
+def _draw_curves(
+    axes: Axes,
+    curves: Mapping[str, Signal],
+    grid: Signal,
+    truth: Signal | None,
+    limit: float,
+    band: tuple[Signal, Signal] | None,
+) -> None:
+    """Draw curves, identity, truth and band over inputs from -limit to limit."""
     x = as_float64(grid)
     drawn: list[FloatArray] = []
     for (name, values), (colour, style) in zip(curves.items(), STYLES, strict=False):
@@ -195,6 +206,9 @@ def _draw_curves(axes: Axes, curves: Mapping[str, Signal], grid: Signal, truth: 
     if truth is not None:
         drawn.append(as_float64(truth))
         axes.plot(x, drawn[-1], color="black", linewidth=1.0, label="truth")
+    if band is not None:
+        low, high = map(as_float64, band)
+        axes.fill_between(x, low, high, color="0.8", linewidth=0, label="band", zorder=0)
     axes.axline((0, 0), slope=1, color="0.55", linestyle=":", linewidth=1.2, label="identity", zorder=1)
 
     shown = np.abs(x) <= limit

@@ -212,7 +212,7 @@ def _copies(
         levelled = normalise_loudness(samples, rate, lufs)
         target = folder / source.name
         (page / folder).mkdir(parents=True, exist_ok=True)
-        sf.write(page / target, np.clip(levelled, -1, 1).T, rate, subtype="PCM_16")
+        sf.write(sound.sound_path(page / target), np.clip(levelled, -1, 1).T, rate, subtype="PCM_16")
         reached = loudness(levelled, rate)
         note = "" if abs(reached - lufs) < _TOLERANCE_LU else f"{_number(reached, 1)} LUFS"
         copies[track] = quote(target.as_posix()), note

@@ -15,12 +15,13 @@ def check_pages() -> None:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template in; every value is escaped.
+    """Fill a template in; every value is escaped, and bytes of file names that are no text as escapes.
 
     Raises:
         NldiffError: jinja2 is missing.
     """
-    return str(_environment().get_template(template).render(values))
+    text = str(_environment().get_template(template).render(values))
+    return text.encode(errors="backslashreplace").decode()
 
 
 def text_of(name: str) -> str:

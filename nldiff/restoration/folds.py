@@ -65,7 +65,7 @@ class FoldInversion(Strategy):
             return ()
         decibels = 10 * np.log10(power / error)
         return (
-            f"the branches of the folding curve are in doubt: an SDR of {decibels:.0f} dB is to be expected, and the "
+            f"the branches of the folding curve are in doubt: a cautious guess is an SDR of {decibels:.0f} dB, and the "
             "result may be worse than the recording",
         )
 

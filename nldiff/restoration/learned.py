@@ -19,8 +19,9 @@ SHIPPED: tuple[str, ...] = ("speech",)
 """Names of the shipped networks: those of the priors that they are for."""
 
 
-def _is_length(value: Any) -> bool:
-    return type(value) is int and value > 0
+def _are_windows(value: Any) -> bool:
+    lengths = isinstance(value, list) and bool(value) and all(type(each) is int and each > 0 for each in value)
+    return lengths and value == sorted(set(value))
 
 
 _FILES = FileKind(
@@ -29,9 +30,7 @@ _FILES = FileKind(
     SHIPPED,
     {
         "sample_rate": number_field(1000, 1_000_000, whole=True),
-        "windows": Field(
-            "lengths of windows", lambda windows: isinstance(windows, list) and all(map(_is_length, windows))
-        ),
+        "windows": Field("lengths of windows, the shortest first,", _are_windows),
     },
     {},
     make_refinement_network,

@@ -117,6 +117,27 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
     return _below_full_scale(settled, sums) if level in ("auto", "rms") else settled
 
 
+def of_one(parts: Sequence[Settled], recording: Recording, audio: np.ndarray) -> tuple[Settled, ...]:
+    """The parts of one of several recordings that were restored as one: what the operators explain of it.
+
+    Args:
+        parts: of all recordings.
+        recording: the one.
+        audio: its result, [channels, frames].
+    """
+    found = []
+    for part in parts:
+        observed, raw = part.part.of(recording), (audio[list(part.part.channels)] - part.shift) / part.gain
+        error = _error(part.fit, observed, lambda start, frames, raw=raw: raw[:, start : start + frames])  # type: ignore[misc]
+        power = sum(
+            float(np.sum((observed.read(*block).astype(np.float64) + part.part.offset) ** 2))
+            for block in observed.blocks()
+        )
+        samples = observed.channels * observed.frames
+        found.append(replace(part, error=error, power=power, samples=samples))
+    return tuple(found)
+
+
 def _below_full_scale(parts: list[Settled], sums: Sequence[_Sums]) -> list[Settled]:
     """All parts lowered alike so that those that were restored stay below full scale."""
     peaks = [

@@ -16,7 +16,7 @@ from nldiff.restoration.fit import Fit
 from nldiff.restoration.levels import Settled, explained_db
 from nldiff.restoration.parts import channel_names
 from nldiff.version import __version__
-from nldiff.writing import write_json
+from nldiff.writing import replace_together, scratch_folder, write_json
 
 # Share of the restored samples within the range of the curve that is shown.
 _SHOWN = 0.9999
@@ -70,18 +70,20 @@ class Restoration:
         audio = (self.audio * factor).astype(np.float32)
         return replace(self, audio=audio, gain=self.gain * factor, curve=self.curve.scaled(factor))
 
-    def save(self, folder: str | Path, stem: str = "audio") -> None:
+    def save(self, folder: str | Path, stem: str = "audio", warnings: Sequence[str] = ()) -> None:
         """Write STEM.restored.wav (float32), STEM.curve.csv, STEM.curve.png and STEM.json, as `nldiff restore` does.
 
-        Every file is written completely or not at all; the folder is created if needed.
+        They replace earlier ones as a set, completely or not at all; the folder is created if needed.
+
+        Args:
+            folder: where they go.
+            stem: how their names begin.
+            warnings: further ones for the report.
 
         Raises:
             NldiffError: a file cannot be written.
         """
-        base, audio = Path(folder), np.atleast_2d(self.audio)
-        sound.write_wav(base / f"{stem}.restored.wav", audio, self.sample_rate)
-        self.curve.save(base / f"{stem}.curve.csv")
-        plots.save_figure(self.curve.plot(audio), base / f"{stem}.curve.png")
+        audio, values = np.atleast_2d(self.audio), part_values(self.parts)
         report = {
             "sample_rate": self.sample_rate,
             "channels": audio.shape[0],
@@ -90,12 +92,20 @@ class Restoration:
             "config": self.config,
             "seed": self.config["seed"],
             "versions": self.versions,
-            **part_values(self.parts),
+            **values,
+            "warnings": [*warnings, *values["warnings"]],
             "method": self.method,
             "restored": f"{stem}.restored.wav",
             "curve_range": shown_range(audio),
         }
-        write_json(base / f"{stem}.json", report)
+        with scratch_folder(Path(folder)) as scratch:
+            ends = (".restored.wav", ".curve.csv", ".curve.png", ".json")
+            written = [scratch / f"{stem}{end}" for end in ends]
+            sound.write_wav(written[0], audio, self.sample_rate)
+            self.curve.save(written[1])
+            plots.save_figure(self.curve.plot(audio), written[2])
+            write_json(written[3], report)
+            replace_together(written, Path(folder))
 
 
 def main_part(parts: Sequence[Settled]) -> Settled:

@@ -29,7 +29,7 @@ class RefinementSettings:
         name: key of `nldiff.restoration.strategies.STRATEGIES`; "auto": the first one that is for the operator; "none":
             posterior sampling, as in the 2025 paper.
         iterations: of the shrinkage, for each window.
-        windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4.
+        windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4, the shortest first.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
         momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
@@ -52,8 +52,10 @@ class RefinementSettings:
         require(self, "refinement", ("windows",), below=1_000_000)
         require(self, "refinement", ("first_threshold", "last_threshold", "energy_floor"), above=0)
         require(self, "refinement", ("momentum",), least=0, below=1)
-        if not self.windows or any(window < 4 or window % 4 for window in self.windows):
-            raise NldiffError(f"refinement.windows={list(self.windows)}: positive multiples of 4 expected")
+        rising = list(self.windows) == sorted(set(self.windows))
+        if not self.windows or not rising or any(window < 4 or window % 4 for window in self.windows):
+            reason = "positive multiples of 4, the shortest first, expected"
+            raise NldiffError(f"refinement.windows={list(self.windows)}: {reason}")
 
 
 def spread(x: Tensor, windows: Sequence[int], floor: float = 0.01) -> float:

@@ -195,7 +195,7 @@ def write_wav(path: str | Path, audio: NDArray[np.float32], sample_rate: int) ->
         NldiffError: the file cannot be written.
     """
     with atomic_path(path) as temporary:
-        sf.write(temporary, audio.T, sample_rate, format="WAV", subtype="FLOAT")
+        sf.write(sound_path(temporary), audio.T, sample_rate, format="WAV", subtype="FLOAT")
 
 
 def sound_path(path: Path) -> bytes | Path:

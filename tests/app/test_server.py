@@ -3,6 +3,7 @@
 import http.client
 import json
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -233,6 +234,21 @@ def test_a_name_that_no_folder_can_hold_is_answered(client: Client) -> None:
 
 def test_a_length_of_very_many_digits_is_answered(client: Client) -> None:
     assert client.ask("POST", "/tasks?name=a.wav", Content_Length="9" * 5000)[0] == 411
+
+
+@pytest.mark.parametrize("line", ["GET /", "GET /tasks/x/", "POST /tasks/x/cancel", "POST /tasks?name=a.wav", "PUT /"])
+@pytest.mark.parametrize("length", ["Content-Length: {}", "Transfer-Encoding: chunked"])
+def test_what_is_sent_along_is_no_request(client: Client, line: str, length: str) -> None:
+    host = f"Host: 127.0.0.1:{client.server.port}\r\n"
+    hidden = f"GET /hidden HTTP/1.1\r\n{host}\r\n".encode()
+    text = f"{line} HTTP/1.1\r\n{host}{length.format(len(hidden))}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", client.server.port), timeout=20) as connection:
+        connection.sendall(text.encode() + hidden)
+        answer = b""
+        while block := connection.recv(1 << 16):
+            answer += block
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer
 
 
 def test_a_port_that_is_taken_is_named(client: Client) -> None:

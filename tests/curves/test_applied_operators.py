@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.signal import lfilter
 
-from nldiff.curves import Curve, devices
+from nldiff.curves import Curve, antialiasing
 from nldiff.curves.antialiasing import apply_curve
-from nldiff.curves.devices import apply_operator
+from nldiff.curves.applied_operators import apply_operator
 from nldiff.errors import NldiffError
 from nldiff.operators import Chain, Distortion, Operator, Rescaled, TabulatedCurve, parse_operator
 
@@ -77,7 +77,7 @@ def test_pieces_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
         [Distortion("highpass", {"hz": 40.0}), Distortion("soft_clip"), Distortion("overdrive", {"pole": 0.99})]
     )
     whole = apply_operator(device, x, RATE)
-    monkeypatch.setattr(devices, "_PIECE", 7001)
+    monkeypatch.setattr(antialiasing, "_PIECE", 7001)
     np.testing.assert_allclose(apply_operator(device, x, RATE), whole, atol=2e-6)
 
 

@@ -55,6 +55,14 @@ def test_curve_shows_what_it_was_given() -> None:
     assert panel.get_xlabel() == "restored sample value (input)"
 
 
+@pytest.mark.parametrize("draw", [lambda band: plotting.plot_curve(GRID, GRID, SAMPLES, band=band),
+                                  lambda band: plotting.plot_curves({"estimate": GRID}, GRID, band=band)])  # fmt: skip
+def test_a_band_is_in_the_legend(draw: Callable[[tuple[np.ndarray, np.ndarray]], Figure]) -> None:
+    figure = draw((GRID - 0.1, GRID + 0.2))
+    assert legend(figure) == ["estimate", "band", "identity"]
+    assert figure.axes[0].collections[0].get_label() == "band"
+
+
 def test_curve_range_is_that_of_the_samples() -> None:
     samples = np.concatenate([np.linspace(-0.3, 0.1, 100_000), [7.0]])  # one outlier
     figure = plotting.plot_curve(GRID, GRID / 2, samples)

@@ -66,6 +66,15 @@ def test_shipped_networks_suit_the_settings_of_the_prior_of_their_name(name: str
     assert refiner_for(settings, prior, 2 * prior.sample_rate) is None
 
 
+@pytest.mark.parametrize("windows", [[256, 128], [128, 128], [], [0, 128], [128.0, 256], 128])
+def test_windows_that_are_none_or_in_another_order_are_refused(tmp_path: Path, windows: object) -> None:
+    path = tmp_path / "network.safetensors"
+    config = {"network": TINY_REFINEMENT, "sample_rate": TINY_RATE, "windows": windows}
+    save_refiner(path, make_refinement_network(**TINY_REFINEMENT), config)
+    with pytest.raises(NldiffError, match=r"windows=.*: lengths of windows, the shortest first, expected"):
+        load_refiner(path, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("rate", "windows"), [(16000, WINDOWS), (TINY_RATE, (128, 512))])
 def test_a_network_for_other_recordings_is_refused(
     prior: Prior, network: Path, rate: int, windows: tuple[int, ...]

@@ -126,7 +126,7 @@ OLD: list[tuple[dict[str, Any], str, dict[str, Any]]] = [
     ({"operator_segment_length": 99}, "operator_fit", {"segment_length": 99}),
     ({"refine_iterations": 0}, "refinement", {"name": "none"}),
     ({"refine_iterations": 40}, "refinement", {"name": "auto", "iterations": 40}),
-    ({"refine_windows": [512, 64]}, "refinement", {"windows": (512, 64)}),
+    ({"refine_windows": [64, 512]}, "refinement", {"windows": (64, 512)}),
     ({"polish_sigma": 0.02}, "polish", {"sigma": 0.02}),
     ({"polish_steps": 2}, "polish", {"steps": 2}),
     ({"steps": 17, "zeta": 0.7}, "sampler", {"steps": 17, "zeta": 0.7}),
@@ -175,10 +175,19 @@ def test_old_and_new_names_of_different_settings_add_up(prior: Prior) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("refine_windows", [512, 1022], "refinement.windows=[512, 1022]: positive multiples of 4 expected"),
-        ("refine_windows", [0], "refinement.windows=[0]: positive multiples of 4 expected"),
-        ("refine_windows", [-8], "refinement.windows=[-8]: positive multiples of 4 expected"),
-        ("refine_windows", [], "refinement.windows=[]: positive multiples of 4 expected"),
+        (
+            "refine_windows",
+            [512, 1022],
+            "refinement.windows=[512, 1022]: positive multiples of 4, the shortest first, expected",
+        ),
+        ("refine_windows", [0], "refinement.windows=[0]: positive multiples of 4, the shortest first, expected"),
+        ("refine_windows", [-8], "refinement.windows=[-8]: positive multiples of 4, the shortest first, expected"),
+        (
+            "refine_windows",
+            [512, 64],
+            "refinement.windows=[512, 64]: positive multiples of 4, the shortest first, expected",
+        ),
+        ("refine_windows", [], "refinement.windows=[]: positive multiples of 4, the shortest first, expected"),
         ("refine_iterations", -1, "refinement.iterations=-1: a number of at least 1 and below 1e+06 expected"),
         ("polish_sigma", -0.5, "polish.sigma=-0.5: a number of at least 0 expected"),
         ("polish_sigma", 1e-9, "polish.sigma=1e-09: 0 or at least 0.001 expected"),

@@ -1,5 +1,6 @@
 """Several recordings of one device: one operator, every file as long as it was."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.signal import lfilter
 from nldiff.errors import NldiffError
 from nldiff.operators import WienerHammerstein, load_operator, parse_operator
 from nldiff.restoration.peeling import undone
+from nldiff.restoration.result import Restoration
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.restoration.together import found_operator, restore_together
 from nldiff.sound.recording import Recording
@@ -83,6 +85,61 @@ def test_a_device_with_memory_is_fitted_and_saved_in_the_units_of_the_files(
     assert -10 * np.log10(error) == pytest.approx(done.restoration.explained_db, abs=0.3)
     expected = found_operator(done.restoration)(x.float()).detach().numpy()
     np.testing.assert_allclose(load_operator(done.operator)(x).numpy(), expected, atol=1e-4)
+
+
+def test_every_report_says_what_is_explained_of_its_own_recording(
+    takes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).standard_normal(round(1.3 * TINY_RATE))
+    sf.write(takes[1], sf.read(takes[1])[0] + 0.01 * noise, TINY_RATE, subtype="FLOAT")
+    use_sampler(monkeypatch, FakeSampler(lambda y: y.round(decimals=2)))
+    done = restore_together(takes, tmp_path / "out", load_tiny_prior(tmp_path), RestoreConfig(level="rms"))
+    powers, errors, said = [], [], []
+    for path, take in zip(done.audio, takes, strict=True):
+        restored, observed = sf.read(path)[0], sf.read(take)[0]
+        powers.append(np.sum(observed**2))
+        errors.append(np.sum((done.restoration.curve(restored) - observed) ** 2))
+        report = json.loads((path.parent / f"{take.stem}.json").read_text())
+        said.append(report["explained_db"])
+        assert report["parts"][0]["explained_db"] == said[-1]
+    np.testing.assert_allclose(said, 10 * np.log10(np.divide(powers, errors)), atol=1e-3)
+    assert abs(said[0] - said[1]) > 0.1
+    assert done.restoration.explained_db == pytest.approx(10 * np.log10(sum(powers) / sum(errors)), abs=1e-3)
+
+
+def test_the_operator_of_an_earlier_run_is_not_beside_results_of_another_one(
+    takes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_sampler(monkeypatch, FakeSampler())
+    prior, out = load_tiny_prior(tmp_path), tmp_path / "out"
+    old = restore_together(takes, out, prior).operator.read_bytes()
+    there: list[set[str]] = []
+
+    def stopped(self: Restoration, folder: str | Path, stem: str, warnings: list[str]) -> None:
+        there.append({path.name for path in out.glob("*.operator.json")})
+        if stem == "take1":
+            raise NldiffError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Restoration, "save", stopped)
+        with pytest.raises(NldiffError, match="stopped"):
+            restore_together(takes, out, prior)
+    assert there == [set(), set()]
+    assert restore_together(takes, out, prior).operator.read_bytes() == old
+
+
+def test_recordings_that_end_early_are_warned_of_or_refused(
+    takes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_sampler(monkeypatch, FakeSampler())
+    takes[1].write_bytes(takes[1].read_bytes()[: -4 * TINY_RATE // 10])
+    prior, out = load_tiny_prior(tmp_path), tmp_path / "out"
+    with pytest.raises(NldiffError, match=r"take1.wav is truncated or damaged"):
+        restore_together(takes, out, prior, strict=True)
+    done = restore_together(takes, out, prior)
+    loss = "it ends early: 1.20 s of 1.30 s can be read"
+    assert done.warnings == (f"take1.wav: {loss}",)
+    assert [json.loads((out / f"take{i}.json").read_text())["warnings"] for i in range(2)] == [[], [loss]]
 
 
 def test_methods_without_an_operator_are_refused(takes: list[Path], tmp_path: Path) -> None:

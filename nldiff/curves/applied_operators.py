@@ -7,13 +7,11 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
-from nldiff.curves.antialiasing import FACTOR, Antialiasing, checked_antialiasing, oversampled
+from nldiff.curves.antialiasing import FACTOR, Antialiasing, checked_antialiasing, oversampled, pieces_of
 from nldiff.curves.curve import Curve
 from nldiff.errors import NldiffError
 from nldiff.operators import Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve
 
-# Samples on either side that a resampling filter may look at; samples of a piece without what comes before and after.
-_MARGIN, _PIECE = 2048, 1 << 18
 # Memories are told to 60 dB: in so many of them an operator forgets to 120 dB that a piece began in silence.
 _MEMORIES = 2
 # Distortions without memory that make no harmonics.
@@ -63,21 +61,15 @@ def operator_pieces(
         sample_rate: Hz.
         antialiasing: a name of `ANTIALIASING`.
 
-    Yields:
+    Returns:
         Consecutive pieces, float32 `[channels, n]`.
+
+    Raises:
+        NldiffError: an unknown kind of antialiasing, or filters that were told different rates.
     """
     checked_antialiasing(antialiasing)
     device = at_sample_rate(operator, sample_rate)
-    lead = _MARGIN + _MEMORIES * device.context
-    for start in range(0, frames, _PIECE):
-        length = min(_PIECE, frames - start)
-        first, last = max(start - lead, 0), min(start + length + _MARGIN, frames)
-        # silence before the beginning, which filters start from all the same
-        before = _MARGIN if first == 0 else 0
-        after = start + length + _MARGIN - last
-        around = np.pad(read(first, last - first).astype(np.float64), ((0, 0), (before, after)))
-        place = before + start - first
-        yield _distorted(device, around, antialiasing)[:, place : place + length].astype(np.float32)
+    return pieces_of(lambda x: _distorted(device, x, antialiasing), read, frames, _MEMORIES * device.context)
 
 
 def at_sample_rate(operator: Operator, sample_rate: int) -> Operator:
