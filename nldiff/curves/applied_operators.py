@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nldiff.curves.antialiasing import FACTOR, Antialiasing, checked_antialiasing, oversampled, pieces_of
 from nldiff.curves.curve import Curve
 from nldiff.errors import NldiffError
-from nldiff.operators import Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve
+from nldiff.operators import AtRate, Chain, Distortion, Identity, Operator, Rescaled, TabulatedCurve
 
 # Memories are told to 60 dB: in so many of them an operator forgets to 120 dB that a piece began in silence.
 _MEMORIES = 2
@@ -80,7 +80,9 @@ def at_sample_rate(operator: Operator, sample_rate: int) -> Operator:
     """
     rates = _rates(operator)
     if len(set(rates)) > 1:
-        raise NldiffError(f"operator: filters at {' and '.join(map(str, sorted(set(rates))))} Hz: one rate expected")
+        raise NldiffError(
+            f"operator: what was told its rate is for {' and '.join(map(str, sorted(set(rates))))} Hz: one rate expected"
+        )
     operator = operator.for_rate(sample_rate)
     return operator.at_rate(rates[0], sample_rate) if rates else operator
 
@@ -90,6 +92,8 @@ def _rates(operator: Operator) -> list[int]:
         return _rates(operator.operator)
     if isinstance(operator, Chain):
         return [rate for part in operator.operators for rate in _rates(part)]
+    if isinstance(operator, AtRate):
+        return [operator.outer_rate]
     return [round(operator.params["rate"])] if isinstance(operator, Distortion) and "rate" in operator.params else []
 
 

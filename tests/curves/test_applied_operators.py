@@ -9,7 +9,7 @@ from nldiff.curves import Curve, antialiasing
 from nldiff.curves.antialiasing import apply_curve
 from nldiff.curves.applied_operators import apply_operator
 from nldiff.errors import NldiffError
-from nldiff.operators import Chain, Distortion, Operator, Rescaled, TabulatedCurve, parse_operator
+from nldiff.operators import AtRate, Chain, Distortion, Operator, Rescaled, TabulatedCurve, parse_operator
 
 RATE = 16000
 
@@ -38,6 +38,14 @@ def test_frequencies_hold_at_another_rate() -> None:
     np.testing.assert_array_equal(
         apply_operator(told, x, RATE), apply_operator(operator("steep_lowpass:hz=1000,q=0.7"), x, RATE)
     )
+
+
+def test_a_device_at_its_own_rate_stays_there() -> None:
+    clipper = Distortion("hard_clip", {"threshold": 0.1})
+    x = noise(4000)
+    other = AtRate(clipper, 8000, 44100)
+    expected = AtRate(clipper, 8000, RATE)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(apply_operator(other, x, RATE)[:, 100:-100], expected[:, 100:-100], atol=1e-4)
 
 
 def test_a_table_is_applied_like_a_curve() -> None:
@@ -89,5 +97,5 @@ def test_unknown_antialiasing() -> None:
 
 def test_filters_that_were_told_different_rates() -> None:
     device = Chain([Distortion("lowpass", {"rate": rate}) for rate in (8000, 44100)])
-    with pytest.raises(NldiffError, match="filters at 8000 and 44100 Hz: one rate expected"):
+    with pytest.raises(NldiffError, match="what was told its rate is for 8000 and 44100 Hz: one rate expected"):
         apply_operator(device, noise(10), RATE)
