@@ -80,9 +80,8 @@ def at_sample_rate(operator: Operator, sample_rate: int) -> Operator:
     """
     rates = _rates(operator)
     if len(set(rates)) > 1:
-        raise NldiffError(
-            f"operator: what was told its rate is for {' and '.join(map(str, sorted(set(rates))))} Hz: one rate expected"
-        )
+        told = " and ".join(map(str, sorted(set(rates))))
+        raise NldiffError(f"operator: what was told its rate is for {told} Hz: one rate expected")
     operator = operator.for_rate(sample_rate)
     return operator.at_rate(rates[0], sample_rate) if rates else operator
 
