@@ -15,6 +15,7 @@ import numpy as np
 from nldiff.errors import NldiffError, require
 from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
 from nldiff.restoration.prediction import Predictor, framewise, whole
+from nldiff.restoration.signs import upright
 
 # Slopes below this one do not amplify noise any more: turning points are ends.
 _LEAST_SLOPE = 1e-3
@@ -89,7 +90,8 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     """The most predictable signal that a curve maps to the observed one.
 
     The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
-    noise; a second search reckons with it where it is worth mentioning.
+    noise; a second search reckons with it where it is worth mentioning. Under an even curve every stretch between two
+    doubtful zero crossings is then turned the right way up.
 
     Args:
         curve: cut into pieces.
@@ -100,13 +102,17 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     power = float(np.mean(observed**2))
     if power == 0:
         return Branches(np.zeros_like(observed), np.zeros(len(observed), np.int8), 0.0)
+    frame = round(settings.frame_seconds * sample_rate)
     found = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
-    unpredicted = framewise(found.x, settings.order, round(settings.frame_seconds * sample_rate)).variances
-    noise = float(np.quantile(unpredicted, settings.noise_quantile))
-    if noise < settings.least_noise * power:
+    noise = float(np.quantile(framewise(found.x, settings.order, frame).variances, settings.noise_quantile))
+    if noise >= settings.least_noise * power:
+        candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
+        found = select_branches(observed, candidates, noise, sample_rate, settings)
+    if not curve.even:
         return found
-    candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
-    return select_branches(observed, candidates, noise, sample_rate, settings)
+    turned = upright(found.x, settings.order, frame, sample_rate)
+    mirrored = len(curve.inputs) - 1 - found.labels
+    return Branches(found.x * turned.signs, np.where(turned.signs < 0, mirrored, found.labels), turned.doubt)
 
 
 def select_branches(

@@ -29,6 +29,9 @@ _LEAST_VALUE = 0.4
 _LEAST_DROP, _DROP = 8.0, 2.0
 # Interval next to the drop against the one before: more is a plateau; a sine folder has 2.4.
 _PLATEAU = 3.2
+# How far rectified samples may lie beyond zero, what counts as held there, in fractions of the RMS; largest share of
+# such samples.
+_ONE_SIDED, _HELD, _HELD_SHARE = 0.01, 1e-3, 0.25
 # Seconds that families are compared on, searches after the first one there, and branches that tell survivors apart.
 _TRIAL_SECONDS, _TRIAL_SEARCHES, _TRIAL_MEMORY = 0.5, 2, 3
 # Largest clean sample, in multiples of the RMS of the recording.
@@ -108,10 +111,10 @@ def find_folds(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Ite
         sample_rate: Hz.
         settings: of the branch search.
     """
-    families = _families(y)
+    trial = _loudest(y, round(_TRIAL_SECONDS * sample_rate))
+    families = _families(y, trial)
     if not families:
         return
-    trial = _loudest(y, round(_TRIAL_SECONDS * sample_rate))
     quick = replace(settings, rounds=_TRIAL_SEARCHES, memory=min(settings.memory, _TRIAL_MEMORY))
     limit = _LARGEST * _rms(y)
     fits = [_trial(family, trial, limit, sample_rate, quick) for family in families]
@@ -121,14 +124,22 @@ def find_folds(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Ite
         yield _refined(best, trial, limit, sample_rate, quick).family.curve
 
 
-def _families(y: np.ndarray) -> list[Family]:
-    """Families that have turning values where the density of samples drops."""
+def _families(y: np.ndarray, loudest: np.ndarray) -> list[Family]:
+    """Families that have turning values where the density of samples drops, or the rectifier of those of one sign.
+
+    Args:
+        y: items [batch, time].
+        loudest: a stretch of them, [time].
+    """
     rms = _rms(y)
     if rms == 0:
         return []
     samples = y.ravel()
     if np.median(np.diff(np.unique(samples))) > _WIDTH * rms / 8:  # quantised: there are no densities
         return []
+    sign = 1.0 if y.min() >= -_ONE_SIDED * rms else -1.0
+    if (sign * y).min() >= -_ONE_SIDED * rms and np.mean(np.abs(loudest) < _HELD * rms) < _HELD_SHARE:
+        return [_rectifier(sign, _LARGEST * rms)]
     both = density_drop(np.abs(samples), rms)
     top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
     found = []
@@ -147,6 +158,14 @@ def _families(y: np.ndarray) -> list[Family]:
             Family(lambda t: _folded_once(2 * _LARGEST * rms, t, _LARGEST * rms), (bottom.value,)),
         )
     return found
+
+
+def _rectifier(sign: float, limit: float) -> Family:
+    """The full-wave rectifier, or its negative as a table for inputs up to the limit."""
+    if sign > 0:
+        return Family(lambda: Distortion("full_wave"), ())
+    inputs = torch.tensor([-limit, 0, limit], dtype=torch.float64)
+    return Family(lambda: TabulatedCurve(inputs, -inputs.abs()), ())
 
 
 def density_drop(samples: np.ndarray, rms: float) -> Drop | None:

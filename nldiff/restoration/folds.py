@@ -16,6 +16,7 @@ from nldiff.restoration.fold_search import find_folds
 from nldiff.restoration.increasing import known_increasing
 from nldiff.restoration.job import OnShare
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
+from nldiff.restoration.signs import sign_like
 from nldiff.restoration.strategy import Strategy
 from nldiff.restoration.workspace import Workspace
 
@@ -31,15 +32,15 @@ _SOFTER = 2.0
 class FoldInversion(Strategy):
     """For curves that are not increasing: the most predictable signal that the curve maps to the observed one.
 
-    Known even curves are left to sampling: of whole notes they leave the sign open, which predictability does not tell.
-
     Attributes:
         curve: the operator, cut into pieces.
         searched: of every signal that was restored, power and expected error, summed over samples.
+        latest: number and samples of the chunk of every channel that was restored last.
     """
 
     curve: PiecewiseCurve
     searched: list[tuple[float, float]] = field(default_factory=list, compare=False)
+    latest: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict, compare=False)
     full_band = True
 
     @classmethod
@@ -48,7 +49,7 @@ class FoldInversion(Strategy):
         if x is not None or operator.context:
             return None
         limit = work.settings.curve.largest_rms * work.prior.sigma_data
-        if known_increasing(operator, limit, y, work.settings.curve) or _even(operator, limit):
+        if known_increasing(operator, limit, y, work.settings.curve):
             return None
         return cls(operator, piecewise(operator, limit))
 
@@ -56,7 +57,7 @@ class FoldInversion(Strategy):
         """Invert channel by channel."""
         restored, errors = self._inverted(work, y)
         self.searched.append((float(restored.double().square().sum()), errors))
-        return restored
+        return self._the_same_way_up(work, chunks, restored) if self.curve.even else restored
 
     def doubts(self) -> tuple[str, ...]:
         """Whether the error that is to be expected of all that was restored is large."""
@@ -87,6 +88,24 @@ class FoldInversion(Strategy):
         restored = torch.from_numpy(np.stack([each.x for each in found])).to(y.dtype).to(y.device)
         return restored, float(sum(each.doubt * np.sum(each.x**2) for each in found))
 
+    def _the_same_way_up(self, work: Workspace, chunks: list[int], restored: Tensor) -> Tensor:
+        """Turn channels of chunks so that each goes on as before; the others of the first chunk like the first one."""
+        turned = []
+        for row, x in enumerate(restored.cpu().double().numpy()):
+            chunk, channel = chunks[row // work.recording.channels], row % work.recording.channels
+            number, before = self.latest.get(channel, (-1, x))
+            shared = len(x)
+            if chunk and number == chunk - 1:
+                shared -= work.starts[chunk] - work.starts[chunk - 1]
+            elif channel:
+                before = self.latest[0][1]
+            else:
+                before = x
+            signed = sign_like(x, before, shared, work.recording.sample_rate) * x
+            self.latest[channel] = chunk, signed
+            turned.append(signed)
+        return torch.from_numpy(np.stack(turned)).to(restored.dtype).to(restored.device)
+
 
 def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     """Inversion of the folding curve that the excerpts [batch, n] show signs of, if there is one.
@@ -99,9 +118,3 @@ def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
     limit = _SOFTER * work.settings.curve.largest_rms * work.prior.sigma_data
     for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
         yield FoldInversion(operator, piecewise(operator, limit))
-
-
-def _even(operator: Operator, limit: float) -> bool:
-    """Whether a curve makes the same of a value and of its negative."""
-    inputs = torch.linspace(0, limit, 1001)
-    return torch.allclose(operator.static(inputs), operator.static(-inputs))

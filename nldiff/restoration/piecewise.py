@@ -67,6 +67,13 @@ class PiecewiseCurve:
         """The curve falls nowhere."""
         return bool((self.outputs[:, -1] >= self.outputs[:, 0]).all())
 
+    @property
+    def even(self) -> bool:
+        """The curve makes the same of a value and of its negative."""
+        slack = _ROUNDING * np.array([np.ptp(self.inputs), np.ptp(self.outputs)])
+        mirrored = [np.abs(self.inputs + self.inputs[::-1, ::-1]), np.abs(self.outputs - self.outputs[::-1, ::-1])]
+        return all(bool((each <= limit).all()) for each, limit in zip(mirrored, slack, strict=True))
+
     def candidates(self, observed: np.ndarray, tolerance: float = 0.0) -> Candidates:
         """Clean values of observed ones [time], of every piece.
 

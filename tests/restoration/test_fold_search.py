@@ -44,6 +44,14 @@ def test_an_asymmetric_fold_is_found() -> None:
     torch.testing.assert_close(operator(grid), expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_rectifier_is_found(sign: int) -> None:
+    (operator,) = found(sign * np.abs(strings(2)))
+    inputs = torch.tensor([-0.3, 0.0, 0.2], dtype=torch.float64)
+    torch.testing.assert_close(operator(inputs), sign * inputs.abs())
+    assert not found(sign * strings(2).clip(min=0))  # half of it is lost
+
+
 @pytest.mark.parametrize(
     "operator",
     [

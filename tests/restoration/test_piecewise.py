@@ -44,6 +44,13 @@ def test_every_candidate_gives_what_was_observed_and_one_is_the_clean_sample(ope
     assert np.nanmin(distance, axis=1).max() < 1e-4 if "hard_clip" in str(operator) else 1e-6
 
 
+def test_even_curves() -> None:
+    table = TabulatedCurve(torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]), torch.tensor([0.2, 1.0, -0.3, 1.0, 0.2]))
+    uneven = TabulatedCurve(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.9, 0.0, 1.0]))
+    assert [piecewise(curve, 1.0).even for curve in (Distortion("full_wave"), table)] == [True, True]
+    assert [piecewise(curve, 1.0).even for curve in (Distortion("wavefold"), uneven)] == [False, False]
+
+
 def test_candidates_by_hand() -> None:
     found = piecewise(Distortion("wavefold", {"threshold": 0.1}), 0.5).candidates(np.array([0.05, -0.1, -0.3, 0.2]))
     # -0.3 is reached beyond 0.1 only, at 0.5; nothing gives 0.2 on the middle piece, -0.4 on the first

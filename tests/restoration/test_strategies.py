@@ -315,7 +315,7 @@ def test_a_strategy_is_for_an_operator_and_restores_or_is_not(
         expected = {
             "none": not sampled,
             "sparse": falls,
-            "branches": sampled or operator not in FALLING - {"full_wave"},
+            "branches": sampled or operator not in FALLING,
         }
         assert expected[name]
         return
