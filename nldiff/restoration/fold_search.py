@@ -14,12 +14,13 @@ from functools import partial
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 
 from nldiff.operators import Distortion, Operator, TabulatedCurve
 from nldiff.restoration.branches import BranchSettings, select_branches
 from nldiff.restoration.evidence import EvidenceSettings, predictability
-from nldiff.restoration.piecewise import Candidates, PiecewiseCurve, piecewise
-from nldiff.restoration.prediction import Predictor, framewise
+from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
+from nldiff.restoration.prediction import framewise
 
 # Width of the intervals in which samples are counted, as a fraction of the RMS; values are tried in steps of an eighth.
 _WIDTH = 0.04
@@ -40,12 +41,9 @@ _LARGEST = 15.0
 _TOLERANCE, _STRAYING = 0.01, 0.005
 # Slopes below this one count as this one.
 _LEAST_SLOPE = 1e-3
-# Rounds in which the parameter and the branches are found in turns, and relative step of the derivative.
-_ROUNDS, _STEP = 6, 1e-4
-# Largest change of a parameter in a round, relative.
-_LARGEST_CHANGE = 0.02
-# Errors of so many variances count half.
-_HALVING = 2.0
+# How far parameters are looked for, relative, in the rounds in which they and the branches are found in turns; how
+# exactly, relative to that.
+_REACHES, _EXACT = (0.01, 0.001, 0.0002), 0.01
 # Least gain of predictability over the same curve without its folds, nats.
 _LEAST_GAIN = 0.1
 # Gains that differ by less are tied: the simpler family comes first.
@@ -225,39 +223,34 @@ def _refined(fit: Fit, y: np.ndarray, limit: float, sample_rate: int, settings: 
         settings: of the search.
     """
     frame, once = round(settings.frame_seconds * sample_rate), replace(settings, rounds=0)
-    family, x, labels = fit.family, fit.x, fit.labels
-    parameters = np.array(family.parameters)
-
-    def candidates(values: np.ndarray) -> Candidates:
-        return piecewise(family.operator(*values), limit).candidates(y, _TOLERANCE * _rms(y))
-
-    for _ in range(_ROUNDS if len(parameters) else 0):
-        predictor = framewise(x, settings.order, frame)
-        rows = []
-        for step in np.diag(_STEP * parameters):
-            higher, lower = (_chosen(candidates(parameters + sign * step).low, labels) for sign in (1, -1))
-            rows.append(np.nan_to_num(higher - lower) / (2 * step.sum()))
-        change = _improvement(x, np.stack(rows), predictor)
-        parameters = parameters + change.clip(-_LARGEST_CHANGE * parameters, _LARGEST_CHANGE * parameters)
+    for reach in _REACHES if fit.family.parameters else ():
+        for i in range(len(fit.family.parameters)):
+            fit = replace(fit, family=_nearby(fit, i, reach, y, limit, sample_rate))
+        predictor = framewise(fit.x, settings.order, frame)
         noise = float(np.quantile(predictor.variances, settings.noise_quantile))
-        found = select_branches(y, candidates(parameters), noise, sample_rate, once, predictor)
-        x, labels = found.x, found.labels
-    return _fit(replace(family, parameters=tuple(map(float, parameters))), y, x, labels, limit, sample_rate)
+        offered = piecewise(fit.family.curve, limit).candidates(y, _TOLERANCE * _rms(y))
+        found = select_branches(y, offered, noise, sample_rate, once, predictor)
+        fit = _fit(fit.family, y, found.x, found.labels, limit, sample_rate)
+    return fit
 
 
-def _improvement(x: np.ndarray, derivatives: np.ndarray, predictor: Predictor) -> np.ndarray:
-    """Change of the parameters after which the errors of prediction are least, to first order.
+def _nearby(fit: Fit, index: int, reach: float, y: np.ndarray, limit: float, sample_rate: int) -> Family:
+    """The family with the value of a parameter, within a relative reach, that gains most on the branches of a fit."""
 
-    Args:
-        x: clean values under the parameters, [time].
-        derivatives: of the clean values with respect to every parameter, [parameters, time].
-        predictor: of the clean signal.
-    """
-    errors, changes = predictor.errors(x), np.stack([predictor.errors(row) for row in derivatives])
-    variances = predictor.variances[predictor.frames]
-    weighted = changes / (variances + errors**2 / _HALVING)
-    products = weighted @ changes.T + np.finfo(float).tiny * np.eye(len(derivatives))
-    return -np.linalg.solve(products, weighted @ errors)
+    def with_value(value: float) -> Family:
+        parameters = fit.family.parameters
+        return replace(fit.family, parameters=(*parameters[:index], value, *parameters[index + 1 :]))
+
+    def loss(value: float) -> float:
+        family = with_value(value)
+        offered = piecewise(family.curve, limit).candidates(y, 2 * _TOLERANCE * _rms(y))
+        x = _chosen(offered.low, fit.labels)
+        return -_fit(family, y, np.where(np.isnan(x), fit.x, x), fit.labels, limit, sample_rate).gain
+
+    start = fit.family.parameters[index]
+    bounds = start * (1 - reach), start * (1 + reach)
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _EXACT * reach * start})
+    return with_value(float(found.x))
 
 
 def _fit(family: Family, y: np.ndarray, x: np.ndarray, labels: np.ndarray, limit: float, sample_rate: int) -> Fit:
