@@ -2,8 +2,8 @@
 
 Signals that are folded back leave no plateau at the turning value, but the density of their samples drops there: below
 it lie the samples of two branches, above it those of none, or of one far away. Clipped ones have a plateau, and clean
-ones no drop. Every family of folding curves is then tried at that value on the loudest part of the recording; the value
-is found exactly by linear regression, since branches, once they are known, depend on it smoothly.
+ones no drop. Every family of folding curves is then tried at that value where the recording is loudest; the value is
+found exactly by a search for what is most predictable on the same branches.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ _LARGEST = 15.0
 _TOLERANCE, _STRAYING = 0.01, 0.005
 # Slopes below this one count as this one.
 _LEAST_SLOPE = 1e-3
-# How far parameters are looked for, relative, in the rounds in which they and the branches are found in turns; how
-# exactly, relative to that.
-_REACHES, _EXACT = (0.01, 0.001, 0.0002), 0.01
+# How far parameters are looked for in the rounds in which they and the branches are found in turns, relative to how far
+# they may be off; how exactly, relative to that.
+_REACHES, _EXACT = (1.0, 0.1, 0.02), 0.01
 # Least gain of predictability over the same curve without its folds, nats.
 _LEAST_GAIN = 0.1
 # Gains that differ by less are tied: the simpler family comes first.
@@ -72,10 +73,12 @@ class Family:
     Attributes:
         operator: parameters to curve.
         parameters: to start from.
+        reach: how far they may be off, relative.
     """
 
     operator: Callable[..., Operator]
     parameters: tuple[float, ...]
+    reach: float = 0.01
 
     @property
     def curve(self) -> Operator:
@@ -142,10 +145,12 @@ def _families(y: np.ndarray, loudest: np.ndarray) -> list[Family]:
     top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
     found = []
     if both:
+        magnitudes = np.abs(samples)
+        top_of_hills = float(magnitudes[magnitudes <= both.value + _WIDTH * rms].max())  # round ones: it is reached
         found = [
             Family(lambda t: Distortion("wavefold", {"threshold": t}), (both.value,)),
             Family(lambda t: Distortion("triangle_fold", {"threshold": t}), (both.value,)),
-            Family(lambda a: Distortion("sine_fold", {"amplitude": a}), (both.value,)),
+            Family(lambda a: Distortion("sine_fold", {"amplitude": a}), (top_of_hills,), 0.0005),
         ]
     if top and bottom and abs(top.value - bottom.value) > 2 * _WIDTH * rms:
         found.append(Family(partial(_folded_once, limit=_LARGEST * rms), (top.value, bottom.value)))
@@ -196,11 +201,16 @@ def _folded_once(top: float, bottom: float, limit: float) -> Operator:
 
 
 def _loudest(y: np.ndarray, length: int) -> np.ndarray:
-    """The stretch [length] of all items [batch, time] with most energy; all of shorter ones."""
+    """The stretch [length] of all items [batch, time] where slopes have most energy; all of shorter ones.
+
+    Where a clean signal is loudest its folded one need not be, but it is as steep.
+    """
+    slopes = np.diff(y, axis=1, prepend=y[:, :1]) ** 2
     if y.shape[1] <= length:
-        return y[int(np.argmax(np.sum(y**2, axis=1)))]
-    energy = np.pad(np.cumsum(y**2, axis=1), ((0, 0), (1, 0)))
-    item, start = np.unravel_index(np.argmax(energy[:, length:] - energy[:, :-length]), (len(y), y.shape[1]))
+        return y[int(np.argmax(np.sum(slopes, axis=1)))]
+    energy = np.pad(np.cumsum(slopes, axis=1), ((0, 0), (1, 0)))
+    gained = energy[:, length:] - energy[:, :-length]
+    item, start = np.unravel_index(np.argmax(gained), gained.shape)
     return y[item, start : start + length]
 
 
@@ -224,33 +234,43 @@ def _refined(fit: Fit, y: np.ndarray, limit: float, sample_rate: int, settings: 
     """
     frame, once = round(settings.frame_seconds * sample_rate), replace(settings, rounds=0)
     for reach in _REACHES if fit.family.parameters else ():
-        for i in range(len(fit.family.parameters)):
-            fit = replace(fit, family=_nearby(fit, i, reach, y, limit, sample_rate))
+        family = fit.family
+        for i in range(len(family.parameters)):
+            family = _nearby(replace(fit, family=family), i, reach * family.reach, y, limit, sample_rate)
         predictor = framewise(fit.x, settings.order, frame)
         noise = float(np.quantile(predictor.variances, settings.noise_quantile))
-        offered = piecewise(fit.family.curve, limit).candidates(y, _TOLERANCE * _rms(y))
+        offered = piecewise(family.curve, limit).candidates(y, _TOLERANCE * _rms(y))
         found = select_branches(y, offered, noise, sample_rate, once, predictor)
-        fit = _fit(fit.family, y, found.x, found.labels, limit, sample_rate)
+        fit = max(fit, _fit(family, y, found.x, found.labels, limit, sample_rate), key=attrgetter("gain"))
     return fit
 
 
 def _nearby(fit: Fit, index: int, reach: float, y: np.ndarray, limit: float, sample_rate: int) -> Family:
-    """The family with the value of a parameter, within a relative reach, that gains most on the branches of a fit."""
+    """The family with the value of a parameter, within a relative reach, that is most predictable on the same branches.
 
-    def with_value(value: float) -> Family:
-        parameters = fit.family.parameters
-        return replace(fit.family, parameters=(*parameters[:index], value, *parameters[index + 1 :]))
+    Clean samples depend on the parameter nearly linearly there.
+    """
+    parameters = fit.family.parameters
 
-    def loss(value: float) -> float:
-        family = with_value(value)
-        offered = piecewise(family.curve, limit).candidates(y, 2 * _TOLERANCE * _rms(y))
-        x = _chosen(offered.low, fit.labels)
-        return -_fit(family, y, np.where(np.isnan(x), fit.x, x), fit.labels, limit, sample_rate).gain
+    def with_value(factor: float) -> Family:
+        changed = factor * parameters[index]
+        return replace(fit.family, parameters=(*parameters[:index], changed, *parameters[index + 1 :]))
 
-    start = fit.family.parameters[index]
-    bounds = start * (1 - reach), start * (1 + reach)
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": _EXACT * reach * start})
-    return with_value(float(found.x))
+    def ends(factor: float) -> tuple[np.ndarray, np.ndarray]:
+        curve = piecewise(with_value(factor).curve, factor * limit)  # as many pieces as before
+        offered = curve.candidates(y, 2 * _TOLERANCE * _rms(y))
+        return _chosen(offered.low, fit.labels), _chosen(offered.slope, fit.labels)
+
+    (low, low_slope), (high, high_slope) = ends(1 - reach), ends(1 + reach)
+    lost = np.isnan(low + high)
+    low[lost], high[lost], low_slope[lost], high_slope[lost] = fit.x[lost], fit.x[lost], 1.0, 1.0
+
+    def loss(change: float) -> float:
+        share = (change / reach + 1) / 2
+        return _evidence(low + share * (high - low), y, low_slope + share * (high_slope - low_slope), sample_rate)
+
+    found = minimize_scalar(loss, bounds=(-reach, reach), method="bounded", options={"xatol": _EXACT * reach})
+    return with_value(1 + float(found.x)) if found.fun < loss(0.0) else fit.family
 
 
 def _fit(family: Family, y: np.ndarray, x: np.ndarray, labels: np.ndarray, limit: float, sample_rate: int) -> Fit:
