@@ -112,12 +112,10 @@ def find_folds(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Ite
         sample_rate: Hz.
         settings: of the branch search.
     """
-    trial = _loudest(y, round(_TRIAL_SECONDS * sample_rate))
-    families = _families(y, trial)
+    families = _families(y)
     if not families:
         return
-    quick = replace(settings, rounds=_TRIAL_SEARCHES, memory=min(settings.memory, _TRIAL_MEMORY))
-    limit = _LARGEST * _rms(y)
+    trial, limit, quick = _loudest(y, round(_TRIAL_SECONDS * sample_rate)), _LARGEST * _rms(y), _quick(settings)
     fits = [_trial(family, trial, limit, sample_rate, quick) for family in families]
     largest = max(fit.gain for fit in fits)
     if largest >= _LEAST_GAIN:
@@ -125,22 +123,38 @@ def find_folds(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Ite
         yield _refined(best, trial, limit, sample_rate, quick).family.curve
 
 
-def _families(y: np.ndarray, loudest: np.ndarray) -> list[Family]:
-    """Families that have turning values where the density of samples drops, or the rectifier of those of one sign.
+def find_rectifier(y: np.ndarray, sample_rate: int, settings: BranchSettings) -> Operator | None:
+    """The full-wave rectifier, or its negative, if a recording would be much more predictable without it.
 
     Args:
-        y: items [batch, time].
-        loudest: a stretch of them, [time].
+        y: items [batch, time] of one curve, float64.
+        sample_rate: Hz.
+        settings: of the branch search.
     """
+    rms, trial = _rms(y), _loudest(y, round(_TRIAL_SECONDS * sample_rate))
+    sign, limit = (1 if y.max() > -y.min() else -1), _LARGEST * rms
+    held = np.mean(np.abs(trial) <= _HELD * rms)  # half of the samples behind a half-wave rectifier
+    if (sign * y).min() < -_ONE_SIDED * rms or held > _HELD_SHARE:
+        return None
+    inputs = torch.tensor([-limit, 0, limit], dtype=torch.float64)
+    curve = Distortion("full_wave") if sign > 0 else TabulatedCurve(inputs, -inputs.abs())
+    gain = _trial(Family(lambda: curve, ()), trial, limit, sample_rate, _quick(settings)).gain
+    return curve if gain >= _LEAST_GAIN else None
+
+
+def _quick(settings: BranchSettings) -> BranchSettings:
+    """Settings for trials."""
+    return replace(settings, rounds=_TRIAL_SEARCHES, memory=min(settings.memory, _TRIAL_MEMORY))
+
+
+def _families(y: np.ndarray) -> list[Family]:
+    """Families that have turning values where the density of samples drops."""
     rms = _rms(y)
     if rms == 0:
         return []
     samples = y.ravel()
     if np.median(np.diff(np.unique(samples))) > _WIDTH * rms / 8:  # quantised: there are no densities
         return []
-    sign = 1.0 if y.min() >= -_ONE_SIDED * rms else -1.0
-    if (sign * y).min() >= -_ONE_SIDED * rms and np.mean(np.abs(loudest) < _HELD * rms) < _HELD_SHARE:
-        return [_rectifier(sign, _LARGEST * rms)]
     both = density_drop(np.abs(samples), rms)
     top, bottom = density_drop(samples, rms), density_drop(-samples, rms)
     found = []
@@ -161,14 +175,6 @@ def _families(y: np.ndarray, loudest: np.ndarray) -> list[Family]:
             Family(lambda t: _folded_once(2 * _LARGEST * rms, t, _LARGEST * rms), (bottom.value,)),
         )
     return found
-
-
-def _rectifier(sign: float, limit: float) -> Family:
-    """The full-wave rectifier, or its negative as a table for inputs up to the limit."""
-    if sign > 0:
-        return Family(lambda: Distortion("full_wave"), ())
-    inputs = torch.tensor([-limit, 0, limit], dtype=torch.float64)
-    return Family(lambda: TabulatedCurve(inputs, -inputs.abs()), ())
 
 
 def density_drop(samples: np.ndarray, rms: float) -> Drop | None:

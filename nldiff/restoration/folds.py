@@ -12,7 +12,7 @@ from torch import Tensor
 from nldiff.operators import Operator
 from nldiff.restoration.branches import invert
 from nldiff.restoration.evidence import Judgement, judge
-from nldiff.restoration.fold_search import find_folds
+from nldiff.restoration.fold_search import find_folds, find_rectifier
 from nldiff.restoration.increasing import known_increasing
 from nldiff.restoration.job import OnShare
 from nldiff.restoration.piecewise import PiecewiseCurve, piecewise
@@ -114,7 +114,18 @@ def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         work: the recording, prior and settings.
         y: what was observed, at the prior's level and the recording's rate.
     """
+    for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
+        yield _found(work, operator)
+
+
+def rectified(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+    """Inversion of the full-wave rectifier, if the excerpts show signs of one; the arguments are those of `folded`."""
+    operator = find_rectifier(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches)
+    if operator:
+        yield _found(work, operator)
+
+
+def _found(work: Workspace, operator: Operator) -> FoldInversion:
     # Folding makes a recording softer than the clean signal was.
     limit = _SOFTER * work.settings.curve.largest_rms * work.prior.sigma_data
-    for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
-        yield FoldInversion(operator, piecewise(operator, limit))
+    return FoldInversion(operator, piecewise(operator, limit))

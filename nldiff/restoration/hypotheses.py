@@ -16,7 +16,7 @@ from torch import Tensor
 from nldiff.restoration.bent import bent_curve
 from nldiff.restoration.evidence import Judgement
 from nldiff.restoration.filtered import filtered
-from nldiff.restoration.folds import FoldInversion, folded
+from nldiff.restoration.folds import FoldInversion, folded, rectified
 from nldiff.restoration.overdriven import overdriven
 from nldiff.restoration.strategies import SparseRefinement, Strategy, allowed_strategies
 from nldiff.restoration.workspace import Workspace
@@ -52,13 +52,17 @@ def _bent(work: Workspace, y: Tensor) -> Iterator[Strategy]:
             yield SparseRefinement.told(work, curve.table, curve, y)
 
 
-def _folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
-    if FoldInversion in allowed_strategies(work.settings.refinement.name):
-        yield from folded(work, y)
+def _if_searched(propose: Propose) -> Propose:
+    def proposed(work: Workspace, y: Tensor) -> Iterator[Strategy]:
+        if FoldInversion in allowed_strategies(work.settings.refinement.name):
+            yield from propose(work, y)
+
+    return proposed
 
 
 HYPOTHESES: dict[str, Propose] = {
-    "folded": _folded,
+    "rectified": _if_searched(rectified),
+    "folded": _if_searched(folded),
     "filtered": filtered,
     "overdriven": overdriven,
     "clipped": _clipped,

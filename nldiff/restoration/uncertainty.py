@@ -52,6 +52,7 @@ _CALIBRATIONS = {
     "filtered": _Calibration(_GUESSED, -9.0, 9.0),
     "bent": _Calibration((34.0, 0, 0, 0), -6.0, 20.0, 0.045),
     "overdriven": _Calibration((40.0, 0, 0, 0), -8.0, 40.0),
+    "rectified": _Calibration((40.0, 0, 0, 0), -32.0, 42.0, 0.0005),
     "folded": _Calibration((45.0, 0, 0, 0), -40.0, 40.0, 0.0005),
 }
 

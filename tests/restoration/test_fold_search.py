@@ -6,7 +6,7 @@ from signals import voice
 
 from nldiff.operators import Distortion, Operator, TabulatedCurve
 from nldiff.restoration.branches import BranchSettings
-from nldiff.restoration.fold_search import density_drop, find_folds
+from nldiff.restoration.fold_search import density_drop, find_folds, find_rectifier
 
 RATE = 44100
 
@@ -46,10 +46,12 @@ def test_an_asymmetric_fold_is_found() -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_rectifier_is_found(sign: int) -> None:
-    (operator,) = found(sign * np.abs(strings(2)))
+    operator = find_rectifier(sign * np.abs(strings(2))[None], RATE, BranchSettings())
+    assert operator is not None
     inputs = torch.tensor([-0.3, 0.0, 0.2], dtype=torch.float64)
     torch.testing.assert_close(operator(inputs), sign * inputs.abs())
-    assert not found(sign * strings(2).clip(min=0))  # half of it is lost
+    for other in (sign * strings(2).clip(min=0), sign * strings(2)):  # half of it is lost; nothing happened
+        assert find_rectifier(other[None], RATE, BranchSettings()) is None
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,7 @@ def test_nothing_is_found_where_nothing_was_folded(operator: Operator, spoken: b
 
 def test_silence_shows_no_fold() -> None:
     assert not found(np.zeros(1000))
+    assert find_rectifier(np.zeros((1, 1000)), RATE, BranchSettings()) is None
 
 
 def test_drops_of_the_density_by_hand() -> None:
