@@ -157,6 +157,7 @@ def attempt(kind: Kind, number: signal.Signals, moment: float) -> int:
     if child == 0:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
         code: object = 70
         try:
             code = run_nldiff(kind.arguments())
