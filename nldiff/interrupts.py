@@ -1,11 +1,14 @@
 """Signals that end a program: turned into an exception that cleans up, and held back while files are replaced."""
 
 import signal
+import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_LATER = 0.01  # seconds
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -28,14 +31,27 @@ def cleaned_up() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
         raise Ended(number)
 
-    earlier = {}
+    def lost(unraisable: "sys.UnraisableHookArgs") -> None:
+        # Python drops what is raised while it frees an object, or calls back from C: the signal comes again, later.
+        error = unraisable.exc_value
+        if not isinstance(error, KeyboardInterrupt):
+            hook(unraisable)
+            return
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        if isinstance(error, Ended):
+            signal.signal(number, end)
+        threading.Timer(_LATER, interrupt_main, (number,)).start()
+
+    earlier, hook = {}, sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
+        sys.unraisablehook = lost
         for number in _ENDING:
             if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
                 earlier[number] = signal.signal(number, end)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in earlier.items():
             signal.signal(number, handler)
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise NldiffError(f"{path} is a folder: a file name is needed")
-    with _folder(path.parent):
+    with ExitStack() as stack:
         try:
-            scratch, lock = _locked_folder(path.parent)
+            scratch = stack.enter_context(_scratch(path.parent))
         except OSError as error:
             raise NldiffError(f"{path} cannot be written in folder {path.parent}: {error.strerror}") from error
         try:
@@ -56,8 +56,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             replace_together([scratch / path.name], path.parent)
         except (OSError, SoundFileError) as error:
             raise NldiffError(f"{path} cannot be written: {write_problem(error, path.parent)}") from error
-        finally:
-            _remove(scratch, lock)
 
 
 @contextmanager
@@ -69,16 +67,12 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     Raises:
         NldiffError: `folder` cannot be written, or an operating system's or sound file error came out of the block.
     """
-    with _folder(folder):
-        try:
-            scratch, lock = _locked_folder(folder)
-            try:
-                yield scratch
-            finally:
-                _remove(scratch, lock)
-        except (OSError, SoundFileError) as error:
-            reason = write_problem(error, folder)
-            raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
+    try:
+        with _scratch(folder) as scratch:
+            yield scratch
+    except (OSError, SoundFileError) as error:
+        reason = write_problem(error, folder)
+        raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
 
 
 def replace_together(written: Sequence[Path], folder: Path) -> None:
@@ -133,15 +127,21 @@ def write_problem(error: OSError | SoundFileError, folder: Path) -> str:
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """Remove the folders that did not exist, down to `folder`, if nothing is in them after the block."""
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A hidden folder that goes away after the block, as do folders down to `folder` that are new and empty."""
     missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
+    scratch, lock = None, None
     try:
-        yield
+        with held():  # a signal would leave what is not yet known here
+            scratch, lock = _locked_folder(folder)
+        yield scratch
     finally:
-        with suppress(OSError):
-            for each in missing:
-                each.rmdir()
+        with held():
+            if scratch is not None:
+                _remove(scratch, lock)
+            with suppress(OSError):
+                for each in missing:
+                    each.rmdir()
 
 
 def _locked_folder(folder: Path) -> tuple[Path, int | None]:

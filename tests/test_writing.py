@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,6 +195,28 @@ def test_signals_wait_for_the_renames(tmp_path: Path, monkeypatch: pytest.Monkey
         assert isinstance(caught.value, interrupts.Ended)
         assert caught.value.number == number
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+class _Ends:
+    """Sends a signal while it is freed: Python drops what is raised there."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+        [None for _ in range(100)]  # here the handler is called
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_comes_while_an_object_is_freed_is_not_lost(number: signal.Signals) -> None:
+    expected = KeyboardInterrupt if number == signal.SIGINT else interrupts.Ended
+    hook = sys.unraisablehook
+    with pytest.raises(expected), interrupts.cleaned_up():
+        del [_Ends(number)][0]
+        for _ in range(500):
+            time.sleep(0.01)
+    assert sys.unraisablehook is hook
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -50,7 +50,7 @@ def read_row(path: Path, blank: Mapping[str, Any]) -> dict[str, Any]:
         else:
             fits = value is None or (type(value) in (int, float) and math.isfinite(value))
         if not fits:
-            raise NldiffError(f"{path}: unexpected {name}: {str(value)[:50]}")
+            raise NldiffError(f"{path}: unexpected {name}: {str(value)[:50]!r}")
     return {name: row[name] for name in blank}
 
 

@@ -4,7 +4,7 @@ May import `transforms` and `errors`; knows nothing of diffusion, configuration 
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from torch import nn
 
@@ -15,6 +15,7 @@ from nldiff.networks.ncsnpp import NCSNpp
 
 NETWORKS: dict[str, type[ScoreNetwork]] = {"cqtunet": CQTUNet, "ncsnpp": NCSNpp}
 
+_SEQUENCES = (list[int], tuple[int, int])
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
@@ -31,6 +32,14 @@ def make_from_table(table: Mapping[str, type[_Network]], name: str, arguments: M
     """Build the network `name` of `table`; errors are those of `make_network`."""
     if name not in table:
         raise NldiffError(f"unknown network '{name}' (known: {', '.join(table)})")
+    hints = get_type_hints(table[name].__init__)
+    for argument, value in arguments.items():
+        # A network may be built with other numbers, true among them, and fail when it is used.
+        hint = hints.get(argument)
+        values = value if hint in _SEQUENCES else [value]
+        whole = isinstance(values, list | tuple) and all(type(each) is int for each in values)
+        if hint in (int, *_SEQUENCES) and not whole:
+            raise NldiffError(f"network '{name}': {argument}={str(value)[:50]}: whole numbers expected")
     try:
         return table[name](**arguments)
     except (TypeError, ValueError) as error:

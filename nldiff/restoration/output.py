@@ -32,6 +32,8 @@ from nldiff.sound.recording import Recording
 from nldiff.writing import replace_together, scratch_folder, write_json
 
 _PICTURE_SAMPLES = 1_000_000
+# Below this, what was told is not what happened.
+_UNLIKELY_DB = 10.0
 _SUFFIXES = (".curve.csv", ".curve.png", ".json")
 _log = logging.getLogger(__name__)
 
@@ -128,6 +130,9 @@ def _write_all(
         parts = settle(fits, recording, [partial(_read, raw) for raw in raws], job.config.level)
         report = _report(source, job) | part_values(parts) | {"method": method.name}
         report["warnings"] = [*filter(None, [recording.loss]), *report["warnings"]]
+        if job.known is not None and report["explained_db"] < _UNLIKELY_DB:
+            only = f"explains the recording to {report['explained_db']:.1f} dB only: another one may have made it"
+            report["warnings"].append(f"{job.known} {only}")
         metadata = sound.read_metadata(path)
         audio, others = scratch / results[0].name, [scratch / result.name for result in results[1:]]
         peak, clipped = _write_audio(raws, audio, recording, parts, audio_format, metadata)

@@ -58,7 +58,7 @@ class State:
         try:
             with ZipFile(path) as archive:  # torch does not check the sums that it writes
                 if name := archive.testzip():
-                    raise ValueError(f"wrong checksum of {name}")
+                    raise ValueError(f"wrong checksum of {name!r}")
             state = torch.load(path, map_location="cpu", weights_only=True)
             self._take(state)
         except Exception as error:  # damage can make the readers of archives and pickles raise anything

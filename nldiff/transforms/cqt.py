@@ -80,6 +80,8 @@ class ConstantQ:
     def __init__(self, octaves: int = 8, bins_per_octave: int = 32, window: str = "hann") -> None:
         if window not in ("hann", "kaiser"):
             raise ValueError(f"window '{window}': 'hann' or 'kaiser' expected")
+        if min(octaves, bins_per_octave) < 1:
+            raise ValueError(f"{octaves} octaves of {bins_per_octave} bins: at least 1 expected")
         self.octaves, self.bins_per_octave, self.window = octaves, bins_per_octave, window
         # The widest band spans this fraction of the sampling rate; a lower frame rate would alias.
         span = 0.5 * (2 ** (0.5 / bins_per_octave) - 2 ** (-1.5 / bins_per_octave))

@@ -1,5 +1,6 @@
 """Run folders with damaged files: `evaluate` does again what they held, and says it once."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from experiments import quick, timeless
 from nldiff.errors import NldiffError
 from nldiff.evaluation import evaluate
 from nldiff.evaluation.experiment import _settle_settings
+from nldiff.evaluation.finished import read_row
 
 pytest_plugins = ["experiment_fixtures"]
 CHANGES = ("save_audio=true", "embeddings={log_mel: null}")
@@ -95,3 +97,10 @@ def test_damaged_settings_are_one_line_that_says_what_to_do(
     path.unlink()
     _settle_settings(config, tmp_path, write=True)
     assert path.read_bytes() == content
+
+
+def test_what_is_wrong_with_a_cell_is_one_line(tmp_path: Path) -> None:
+    path, blank = tmp_path / "cell.json", {"task": "x", "status": "ok", "files": None}
+    path.write_text(json.dumps({**blank, "status": "o\nk"}))
+    with pytest.raises(NldiffError, match=r"unexpected status: 'o\\nk'$"):
+        read_row(path, blank)

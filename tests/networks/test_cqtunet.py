@@ -23,6 +23,13 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "train"
         ({"patch": [3, 1]}, "8 bins per octave are no multiple of patch 3"),
         ({"window": "boxcar"}, "window 'boxcar'"),
         ({"channels": [8, 8, 12], "layer": "dilated"}, "multiples of 8"),
+        # These would build a network that fails when it is used.
+        ({"bins_per_octave": True}, "bins_per_octave=True: whole numbers expected"),
+        ({"bins_per_octave": 1.5}, "bins_per_octave=1.5: whole numbers expected"),
+        ({"channels": [8, 8.0, 12]}, "channels=.*: whole numbers expected"),
+        ({"channels": 8}, "channels=8: whole numbers expected"),
+        ({"patch": [1, True]}, "patch=.*: whole numbers expected"),
+        ({"bins_per_octave": 0}, "3 octaves of 0 bins: at least 1 expected"),
         ({"name": "unet"}, r"unknown network 'unet' \(known: cqtunet, ncsnpp\)"),
     ],
     ids=str,

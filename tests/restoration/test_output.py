@@ -151,6 +151,17 @@ def test_a_known_distortion_is_noted(prior: Prior, source: Path, tmp_path: Path)
     assert np.max(np.abs(table[:, 1])) == pytest.approx(0.15, rel=1e-5)
 
 
+@pytest.mark.parametrize(("threshold", "warned"), [(0.15, False), (0.05, True)])
+def test_a_known_distortion_that_cannot_have_made_the_recording_is_warned_of(
+    prior: Prior, tmp_path: Path, threshold: float, warned: bool
+) -> None:
+    source, known = tmp_path / "take.wav", Distortion("hard_clip", {"threshold": threshold})
+    sf.write(source, clipped(0.3, TINY_RATE).T, TINY_RATE, subtype="FLOAT")
+    config = RestoreConfig(refinement={"name": "sparse", "iterations": 5})
+    warnings = restore_file(source, tmp_path / "out", prior, config, known=known).report["warnings"]
+    assert [f"{known} explains the recording to" in line for line in warnings] == [True] * warned
+
+
 def test_of_several_priors_one_is_chosen_for_what_was_distorted(
     prior: Prior, fake: FakeSampler, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
