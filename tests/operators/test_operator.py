@@ -366,4 +366,4 @@ def test_a_device_at_another_rate_distorts_there() -> None:
     assert (other.rate, other.outer_rate) == (8000, 44100)
     for rates in ((0, 8000), (8000, 2_000_000), (8000.0, 16000)):
         with pytest.raises(NldiffError, match="a whole number from 1 to 1000000 expected"):
-            AtRate(inner, *rates)  # type: ignore[arg-type]
+            AtRate(inner, *rates)
