@@ -142,6 +142,20 @@ def test_progress_is_shown_and_the_end_removes_everything(app: App, chromium: An
     assert app.left() == []
 
 
+def test_the_first_process_takes_no_notice_of_ctrl_c() -> None:
+    script = """if __name__ == "__main__":
+        import multiprocessing, signal
+        from nldiff.app.worker import _interrupts_blocked
+        with _interrupts_blocked():
+            process = multiprocessing.get_context("spawn").Process(target=print)
+            process.start()
+            assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        process.join()
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
 def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     program = start(tmp_path)
     until = time.monotonic() + 120
