@@ -21,8 +21,8 @@ _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 9
 _BELOW, _EMPTY = (0.36, 0.44), 0.6
 # The density falls by this much there, and what is left above is this much of the power at most: 16 bits leave less.
 _FALL, _LEFT = 1e-3, 1e-6
-# Samples of a segment of the spectrum, and of the pieces that it is taken from; number of these.
-_SEGMENT, _PIECE, _PIECES = 4096, 1 << 14, 16
+# Samples of a segment of the spectrum, and of the pieces that are read at once.
+_SEGMENT, _PIECE = 4096, 1 << 14
 # Beyond so many samples the resampler's filter is forgotten.
 _MARGIN = 4096
 
@@ -33,6 +33,8 @@ def original_rate(recording: Recording) -> int:
     That of the recording itself where it fills its band, or its band ends gently or at no such rate.
     """
     rate, density = recording.sample_rate, _density(recording)
+    if not density.any():
+        return rate
     frequencies = np.linspace(0, rate / 2, len(density))
     for candidate in _RATES:
         if candidate * _EMPTY >= rate * _BELOW[1]:
@@ -102,11 +104,10 @@ def widened(blocks: Iterable[np.ndarray], narrow: Recording, recording: Recordin
 
 
 def _density(recording: Recording) -> np.ndarray:
-    """Power density of pieces all over the recording, from 0 to half of the rate; the mean over channels."""
+    """Power density of all of the recording, from 0 to half of the rate; the mean over channels."""
     length = min(_PIECE, recording.frames)
-    starts = np.unique(np.linspace(0, recording.frames - length, _PIECES).astype(int))
     density = np.zeros(min(_SEGMENT, length) // 2 + 1)
-    for start in starts:
-        piece = recording.read(int(start), length).astype(np.float64)
+    for start in [*range(0, recording.frames - length, length), recording.frames - length]:
+        piece = recording.read(start, length).astype(np.float64)
         density += welch(piece, nperseg=min(_SEGMENT, length), window="hann")[1].mean(0)
     return density

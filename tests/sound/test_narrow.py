@@ -58,6 +58,19 @@ def test_a_short_or_silent_beginning_does_no_harm() -> None:
     assert original_rate(Recording.from_array(silent, 16000)) == 8000
 
 
+def test_a_short_passage_that_fills_its_band_is_not_missed() -> None:
+    x = np.zeros((1, 1_000_000), np.float32)
+    assert original_rate(Recording.from_array(x + np.float32(0.1) * (np.arange(1_000_000) == 7), 16000)) == 16000
+    narrow = resample(noise(8000, 120)[:1], 8000, 16000)
+    assert original_rate(Recording.from_array(narrow, 16000)) == 8000
+    for start in (5_000, 555_555, 1_900_000):
+        passage = narrow.copy()
+        passage[:, start : start + 3000] = noise(16000, 1)[:1, :3000]
+        assert original_rate(Recording.from_array(passage, 16000)) == 16000
+    silent = Recording("silence", 16000, 1, 50_000, lambda start, frames: np.zeros((1, frames), np.float32))
+    assert original_rate(silent) == 16000
+
+
 @pytest.mark.parametrize(("rate", "other"), [(8000, 11025), (16000, 48000)])
 def test_pieces_are_those_of_the_whole(rate: int, other: int) -> None:
     wide = resample(noise(rate), rate, other)[:, :-7]
