@@ -182,10 +182,10 @@ def resolve_settings(prior: Prior, config: RestoreConfig) -> Settings:
     sources = recommended, quality.changes, given
     merged = {name: {k: v for source in sources for k, v in source.get(name, {}).items()} for name in names}
     settings = Settings(**{name: _group(name, values) for name, values in merged.items()})
-    if "iterations" not in given.get("refinement", {}):
-        iterations = max(1, round(quality.iterations * settings.refinement.iterations))
-        refinement = dataclasses.replace(settings.refinement, iterations=iterations)
-        settings = dataclasses.replace(settings, refinement=refinement)
+    counts = {name: getattr(settings.refinement, name) for name in ("iterations", "settling")}
+    own = given.get("refinement", {})
+    scaled = {k: max(min(1, n), round(quality.iterations * n)) for k, n in counts.items() if k not in own}
+    settings = dataclasses.replace(settings, refinement=dataclasses.replace(settings.refinement, **scaled))
     sampler = dataclasses.replace(settings.sampler, sigma_min=max(settings.sampler.sigma_min, prior.sigma_min))
     if 0 < settings.polish.sigma < sampler.sigma_min:
         raise NldiffError(f"polish.sigma={settings.polish.sigma:g}: 0 or at least {sampler.sigma_min:g} expected")

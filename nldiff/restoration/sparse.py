@@ -9,7 +9,7 @@ set.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -32,6 +32,9 @@ class RefinementSettings:
         windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4, the shortest first.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
         momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
+        settling: iterations that follow for each window, from the mean of what the windows found or what the network
+            made of it; 0 leaves them out.
+        settling_threshold: the threshold that they start with; they end with the last one.
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
         network: that goes over the result: "auto", the shipped one for the prior if it is for the rate of the recording
             and for these windows; the path of a file; or "none".
@@ -43,14 +46,18 @@ class RefinementSettings:
     first_threshold: float = 0.1
     last_threshold: float = 1e-4
     momentum: float = 0.97
+    settling: int = 60
+    settling_threshold: float = 3e-4
     energy_floor: float = 0.01
     network: str = "auto"
 
     def __post_init__(self) -> None:
         """Validate the values."""
         require(self, "refinement", ("iterations",), least=1, below=1_000_000)
+        require(self, "refinement", ("settling",), least=0, below=1_000_000)
         require(self, "refinement", ("windows",), below=1_000_000)
-        require(self, "refinement", ("first_threshold", "last_threshold", "energy_floor"), above=0)
+        thresholds = ("first_threshold", "last_threshold", "settling_threshold")
+        require(self, "refinement", (*thresholds, "energy_floor"), above=0)
         require(self, "refinement", ("momentum",), least=0, below=1)
         rising = list(self.windows) == sorted(set(self.windows))
         if not self.windows or not rising or any(window < 4 or window % 4 for window in self.windows):
@@ -100,6 +107,26 @@ def sparsest_consistent(
     """
     found = sparse_by_window(x, feasible, windows, iterations, settings, on_share)
     return feasible.project(found.transpose(0, 1).mean(0))
+
+
+def settled(
+    x: Tensor,
+    feasible: FeasibleSet,
+    windows: Sequence[int],
+    settings: RefinementSettings,
+    on_share: Callable[[float], None] | None = None,
+) -> Tensor:
+    """Take off `x` what it has where the clean signal has next to nothing, see `RefinementSettings.settling`.
+
+    A mean of several estimates, or what a network corrects, is not sparse, and its projection is less so: the error is
+    small, but lies where the ear finds nothing that hides it.
+
+    The arguments and the result are those of `sparsest_consistent`.
+    """
+    if not settings.settling:
+        return x
+    low = replace(settings, first_threshold=settings.settling_threshold)
+    return sparsest_consistent(x, feasible, windows, settings.settling, low, on_share)
 
 
 def sparse_by_window(

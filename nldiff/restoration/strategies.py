@@ -66,7 +66,7 @@ class SparseRefinement(Strategy):
     @classmethod
     def told(cls, work: Workspace, operator: Operator, curve: IncreasingCurve, y: Tensor) -> SparseRefinement:
         """The strategy for a curve that is right as it is."""
-        x = work.refined(work.first_guess(y), curve, y, brief=True)
+        x = work.refined(work.first_guess(y), curve, y)
         return cls(operator, tightened(work, curve, x, y, refit=False))
 
     @classmethod
@@ -115,7 +115,7 @@ class SparseRefinement(Strategy):
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the refined excerpts."""
         intervals = replace(self.curve, exact_where_steep=True).feasible(y)
-        restored = intervals.project(work.refined(work.first_guess(y), self.curve, y, brief=True))
+        restored = intervals.project(work.refined(work.first_guess(y), self.curve, y))
         return judge(y, restored, self.operator, work.recording.sample_rate, intervals, work.settings.evidence)
 
 
@@ -230,7 +230,7 @@ def refitted(work: Workspace, y: Tensor, *starts: Start) -> tuple[Tensor, Increa
     for candidate, signal, loosening in starts:
         for factor in loosening:
             loose = replace(candidate, tolerance=factor * candidate.tolerance)
-            signal = work.refined(signal, loose, y, brief=True)
+            signal = work.refined(signal, loose, y)
             candidate = matched_curve(signal, y, settings)
         found.append((work.spread(signal), signal, candidate))
     return _matched_at_level(work, min(found, key=itemgetter(0))[1], y)
@@ -255,7 +255,7 @@ def tightened(work: Workspace, curve: IncreasingCurve, x: Tensor, y: Tensor, ref
     loosest, finer, before = curve.tolerance, curve, work.spread(x)
     for _ in range(settings.halvings):
         finer = replace(finer, tolerance=curve.tolerance / 2)
-        x = work.refined(x, finer, y, brief=True)
+        x = work.refined(x, finer, y)
         after = work.spread(x)
         if after > before + settings.spread_growth:
             break

@@ -25,7 +25,7 @@ from nldiff.restoration.learned import Refiner, refiner_for
 from nldiff.restoration.polish import polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
-from nldiff.restoration.sparse import sparse_by_window, sparsest_consistent, spread
+from nldiff.restoration.sparse import settled, sparse_by_window, sparsest_consistent, spread
 from nldiff.restoration.uncertainty import guessed_sdr
 from nldiff.sampling import CompressedSTFTCost, Posterior, Step, generators, sample
 from nldiff.sampling.start import STARTS, FirstGuess
@@ -133,45 +133,48 @@ class Workspace:
             callback=callback,
         )
 
-    def refined(
-        self, x: Tensor, curve: IncreasingCurve, y: Tensor, brief: bool = False, on_share: OnShare | None = None
-    ) -> Tensor:
-        """The sparsest signal under which the curve gives `y`, from the estimate `x`, at the recording's rate.
+    def refined(self, x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
+        """About the sparsest signal under which the curve gives `y`: as good as an estimate of the curve needs it.
 
         Args:
-            x: [batch, n].
+            x: where to start from, [batch, n] at the recording's rate.
             curve: that of all items.
             y: what was observed, at the prior's level, same shape.
-            brief: spend only as many iterations as an estimate of the curve needs.
-            on_share: told after every part of the work which share of the whole it was.
         """
-        windows, iterations = self._effort(brief)
-        x = sparsest_consistent(x, curve.feasible(y), windows, iterations, self.settings.refinement, on_share)
-        if brief:
-            self.progress.advance(FITTING)
+        windows, iterations = self._brief
+        x = sparsest_consistent(x, curve.feasible(y), windows, iterations, self.settings.refinement)
+        self.progress.advance(FITTING)
         return x
 
-    def _effort(self, brief: bool) -> tuple[list[int], int]:
-        """Windows of a refinement, and iterations for each."""
-        windows, iterations = self.windows, self.settings.refinement.iterations
-        if not brief:
-            return windows, iterations
+    @property
+    def _brief(self) -> tuple[list[int], int]:
+        """Windows of a brief refinement, and iterations for each."""
+        iterations = 1 + self.settings.refinement.iterations // self.settings.curve.iterations_divisor
         # The outer windows find the same curve as all.
-        return windows[:: max(1, len(windows) - 1)], 1 + iterations // self.settings.curve.iterations_divisor
+        return self.windows[:: max(1, len(self.windows) - 1)], iterations
 
     def refinement_seconds(self, brief: bool) -> float:
         """Roughly what a refinement takes for one second of one channel."""
-        windows, iterations = self._effort(brief)
+        settings = self.settings.refinement
+        windows, iterations = self._brief if brief else (self.windows, settings.iterations + settings.settling)
         passes = iterations * len(windows) * self.recording.sample_rate
         return ITERATION_SECONDS * passes / torch.get_num_threads()
 
-    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare | None = None) -> Tensor:
-        """As `refined`, then what the refinement network makes of it where there is one for the recording."""
-        if self.refiner is None:
-            return self.refined(x, curve, y, on_share=on_share)
-        (windows, iterations), feasible = self._effort(brief=False), curve.feasible(y)
-        found = sparse_by_window(x, feasible, windows, iterations, self.settings.refinement, on_share)
-        return self.refiner(found, feasible)
+    def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare) -> Tensor:
+        """The sparsest signal under which the curve gives `y`, after the refinement network if there is one for it.
+
+        Args:
+            x: where to start from, [batch, n] at the recording's rate.
+            curve: that of all items.
+            y: what was observed, at the prior's level, same shape.
+            on_share: told after every part of the work which share of the whole it was.
+        """
+        settings, feasible, windows = self.settings.refinement, curve.feasible(y), self.windows
+        share = settings.settling / (settings.iterations + settings.settling)
+        first, last = (lambda done: on_share((1 - share) * done)), (lambda done: on_share(share * done))
+        found = sparse_by_window(x, feasible, windows, settings.iterations, settings, first)
+        x = self.refiner(found, feasible) if self.refiner else feasible.project(found.mean(1))
+        return settled(x, feasible, windows, settings, last)
 
     def spread(self, x: Tensor) -> float:
         """See `spread`; `x` [batch, n] at the recording's rate."""

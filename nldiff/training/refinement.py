@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nldiff.errors import NldiffError
+from nldiff.errors import NldiffError, require
 from nldiff.metrics.sdr import si_sdr
 from nldiff.networks.refinement import RefinementNetwork, inexact, make_refinement_network
 from nldiff.operators import parse_operator
@@ -27,6 +27,24 @@ _TINY = 1e-6
 _SPECTRUM_WINDOWS = (256, 1024, 4096)
 
 
+@dataclass(frozen=True)
+class SpectrumLoss:
+    """The log-spectral part of the loss.
+
+    Attributes:
+        weight: of this part.
+        floor: energies below this fraction of the mean count as that.
+    """
+
+    weight: float = 0.1
+    floor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Validate the values."""
+        require(self, "spectrum", ("weight",), least=0)
+        require(self, "spectrum", ("floor",), above=0)
+
+
 @dataclass
 class RefinementConfig(LoopConfig):
     """Everything that defines the training of a refinement network; the fields of `configs/train/*_refinement.yaml`.
@@ -41,7 +59,7 @@ class RefinementConfig(LoopConfig):
         distortions: as in `nldiff.training.baseline.SupervisedConfig`; all of them increasing.
         random_share: share of curves that are random instead, see `nldiff.training.curves.random_monotone`.
         curves: how exactly curves are known.
-        spectrum_weight: weight of the log-spectral part of the loss.
+        spectrum: the log-spectral part of the loss.
         val_distortions: distortions of the validation, as texts: `hard_clip:sdr=3`.
     """
 
@@ -53,15 +71,15 @@ class RefinementConfig(LoopConfig):
     distortions: list[dict[str, Any]] = field(default_factory=list)
     random_share: float = 0.15
     curves: CurveErrors = field(default_factory=CurveErrors)
-    spectrum_weight: float = 0.1
+    spectrum: SpectrumLoss = field(default_factory=SpectrumLoss)
     val_distortions: list[str] = field(default_factory=list)
 
 
-def refinement_loss(example: Example, estimate: Tensor, spectrum_weight: float) -> Tensor:
+def refinement_loss(example: Example, estimate: Tensor, spectrum: SpectrumLoss) -> Tensor:
     """Loss of estimates [batch, time] of clean signals.
 
     It is the log of the squared error of the samples that are not exact, less that of what was found (so that 0 is no
-    improvement and -ln 2 is 3 dB), and `spectrum_weight` times the mean difference of log magnitudes of spectra.
+    improvement and -ln 2 is 3 dB), and `spectrum.weight` times the mean difference of log magnitudes of spectra.
 
     Returns:
         [batch].
@@ -74,19 +92,16 @@ def refinement_loss(example: Example, estimate: Tensor, spectrum_weight: float) 
         return torch.log(((x - clean).square() * weights).sum(1) + tiny)
 
     before = log_error(torch.clamp(found, example.low, example.high))
-    return log_error(estimate) - before + spectrum_weight * _spectral_distance(clean, estimate)
+    return log_error(estimate) - before + spectrum.weight * _spectral_distance(clean, estimate, spectrum.floor)
 
 
-def _spectral_distance(clean: Tensor, estimate: Tensor) -> Tensor:
-    """Mean absolute difference of log magnitudes over spectra with several windows; [batch, time] -> [batch].
-
-    Magnitudes of less than a hundredth of their RMS count as that.
-    """
+def _spectral_distance(clean: Tensor, estimate: Tensor, floor: float) -> Tensor:
+    """Mean absolute difference of log magnitudes over spectra with several windows; [batch, time] -> [batch]."""
     distances = []
     for window in _SPECTRUM_WINDOWS:
         target, found = (stft(x, window, window // 4).abs().square() for x in (clean, estimate))
-        floor = 1e-4 * target.mean((1, 2), keepdim=True)
-        distances.append((torch.log(found + floor) - torch.log(target + floor)).abs().mean((1, 2)) / 2)
+        least = floor * target.mean((1, 2), keepdim=True)
+        distances.append((torch.log(found + least) - torch.log(target + least)).abs().mean((1, 2)) / 2)
     return torch.stack(distances).mean(0)
 
 
@@ -124,7 +139,7 @@ def validation_examples(config: RefinementConfig) -> dict[str, Examples]:
 
 @torch.no_grad()
 def validate(
-    network: nn.Module, validation: Mapping[str, Examples], device: torch.device, spectrum_weight: float
+    network: nn.Module, validation: Mapping[str, Examples], device: torch.device, spectrum: SpectrumLoss
 ) -> list[float]:
     """Mean loss over all examples of the validation, mean gain of SI-SDR over them in dB, and that by distortion."""
     losses, gains = [], []
@@ -133,7 +148,7 @@ def validate(
         for number in range(examples.count):
             example = Example.unstacked(examples.example(number)[None].to(device))
             estimate = network(example.found, example.low, example.high)
-            losses.append(float(refinement_loss(example, estimate, spectrum_weight)))
+            losses.append(float(refinement_loss(example, estimate, spectrum)))
             before = torch.clamp(example.found.mean(1), example.low, example.high)
             gain.append(float(np.mean(si_sdr(example.clean, estimate) - si_sdr(example.clean, before))))
         gains.append(float(np.mean(gain)))
@@ -162,7 +177,7 @@ def _training(config: RefinementConfig, device: torch.device) -> Training:
 
     def losses(network: nn.Module, parts: Tensor, step: int, items: Sequence[int]) -> tuple[Tensor, Tensor]:
         example = Example.unstacked(parts)
-        losses = refinement_loss(example, network(example.found, example.low, example.high), config.spectrum_weight)
+        losses = refinement_loss(example, network(example.found, example.low, example.high), config.spectrum)
         return losses, losses
 
     return Training(
@@ -170,7 +185,7 @@ def _training(config: RefinementConfig, device: torch.device) -> Training:
         data=training_examples(config),
         losses=losses,
         columns=["loss", "si_sdr_gain", *config.val_distortions],
-        validate=lambda average: validate(average, validation, device, config.spectrum_weight),
+        validate=lambda average: validate(average, validation, device, config.spectrum),
         save=lambda average, step: save_refiner(path, average, refinement_config(config, step)),
         result=path,
         keep_best=True,

@@ -296,7 +296,8 @@ BELOW_AND_ABOVE: dict[type, dict[str, list[Any]]] = {
     },
     RefinementSettings: {
         "iterations": [0, -1], "windows": [(), (2,), (6,), (512, -4)], "first_threshold": [0.0, -1.0],
-        "last_threshold": [0.0, -1.0], "momentum": [1.0, -0.1], "energy_floor": [0.0, -1.0],
+        "last_threshold": [0.0, -1.0], "momentum": [1.0, -0.1], "energy_floor": [0.0, -1.0], "settling": [-1],
+        "settling_threshold": [0.0, -1.0],
     },
     CurveSettings: {
         "tolerance": [0.0, -1.0], "points": [1, -1], "steep_slope": [0.0, -1.0], "rare_share": [0.0, 0.5, -1.0],

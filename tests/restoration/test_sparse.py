@@ -17,6 +17,7 @@ from nldiff.restoration.sparse import (
     _compiled,
     _mean_of_neighbours,
     _sparsest,
+    settled,
     sparsest_consistent,
     spread,
 )
@@ -207,6 +208,28 @@ def test_thresholds_and_momentum_are_those_of_the_settings() -> None:
     ):
         other = sparsest_consistent(x, feasible, [64], 5, changed)
         assert float((other - usual).abs().max()) > 1e-3
+
+
+def test_settling_takes_off_what_a_correction_left_beside_the_tones() -> None:
+    x = tones(0)
+    level = 0.08  # about 3 dB
+    low = torch.where(x < -level, -torch.inf, x.clamp(max=level))
+    high = torch.where(x > level, torch.inf, x.clamp(min=-level))
+    feasible = Intervals(low, high)
+    noise = 2e-3 * torch.randn(x.shape, generator=generators([0])[0])
+    before = feasible.project(x + noise)
+    after = settled(before, feasible, [512, 1024], RefinementSettings())
+    assert torch.equal(after, feasible.project(after))
+    assert input_sdr(x, after) > input_sdr(x, before) + 6
+    assert settled(before, feasible, [512, 1024], RefinementSettings(settling=0)) is before
+
+
+def test_settling_starts_at_its_own_threshold() -> None:
+    x, feasible = intervals(4, 1, 800)
+    wanted = RefinementSettings(first_threshold=0.3, last_threshold=0.01)
+    given = RefinementSettings(last_threshold=0.01, settling=5, settling_threshold=0.3)
+    expected = sparsest_consistent(x, feasible, [64], 5, wanted)
+    torch.testing.assert_close(settled(x, feasible, [64], given), expected)
 
 
 def test_without_momentum_an_iteration_shrinks_by_the_wiener_gain() -> None:

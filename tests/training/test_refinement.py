@@ -21,6 +21,7 @@ from nldiff.training.data import Augmentation
 from nldiff.training.examples import Example, compute_example, mirrored
 from nldiff.training.refinement import (
     RefinementConfig,
+    SpectrumLoss,
     refinement_loss,
     train_refinement,
     training_examples,
@@ -57,6 +58,9 @@ def config(guitar_folder: Path, tmp_path: Path) -> RefinementConfig:
         val_length=1024,
         checkpoint_every=2,
     )
+
+
+NO_SPECTRUM = SpectrumLoss(0.0)
 
 
 def example() -> Example:
@@ -99,23 +103,28 @@ def test_a_mirrored_example_is_that_of_the_mirrored_signal() -> None:
 def test_the_loss_by_hand() -> None:
     given = example()
     mean = torch.clamp(given.found.mean(1), given.low, given.high)
-    assert float(refinement_loss(given, mean, 0.0)) == pytest.approx(0, abs=1e-6)
+    assert float(refinement_loss(given, mean, NO_SPECTRUM)) == pytest.approx(0, abs=1e-6)
     # Half of the error everywhere: a quarter of its square, but for the floor of the error.
     halved = (mean + given.clean) / 2
-    assert float(refinement_loss(given, halved, 0.0)) == pytest.approx(-math.log(4), abs=0.02)
+    assert float(refinement_loss(given, halved, NO_SPECTRUM)) == pytest.approx(-math.log(4), abs=0.02)
     # Errors of exact samples do not count.
     exact = given.high - given.low < 1e-3
     assert 0.1 < float(exact.float().mean()) < 0.9
-    assert float(refinement_loss(given, mean + exact, 0.0)) == pytest.approx(0, abs=1e-6)
-    assert float(refinement_loss(given, given.clean, 1.0)) < -5
+    assert float(refinement_loss(given, mean + exact, NO_SPECTRUM)) == pytest.approx(0, abs=1e-6)
+    assert float(refinement_loss(given, given.clean, SpectrumLoss(1.0))) < -5
 
 
 def test_the_spectral_loss_of_noise_that_is_twice_as_loud() -> None:
     x = torch.randn(1, 8192, generator=torch.Generator().manual_seed(0))
     given = Example(x, torch.full_like(x, -torch.inf), torch.full_like(x, torch.inf), x[:, None] + 1)
-    with_spectra, without = (float(refinement_loss(given, 2 * x, weight)) for weight in (0.5, 0.0))
-    # The floor, 40 dB below the mean, hides next to nothing of noise.
-    assert with_spectra - without == pytest.approx(0.5 * math.log(2), rel=0.01)
+
+    def part(floor: float) -> float:
+        with_spectra = float(refinement_loss(given, 2 * x, SpectrumLoss(0.5, floor)))
+        return with_spectra - float(refinement_loss(given, 2 * x, NO_SPECTRUM))
+
+    # The floor, 40 dB below the mean, hides next to nothing of noise; one far above it all but everything.
+    assert part(1e-4) == pytest.approx(0.5 * math.log(2), rel=0.01)
+    assert part(100.0) == pytest.approx(0.5 * math.log(104 / 101) / 2, rel=0.1)
 
 
 def test_examples_are_computed_once_and_the_same_again(config: RefinementConfig) -> None:
@@ -168,7 +177,7 @@ def test_examples_of_another_configuration_are_refused(config: RefinementConfig)
 
 def test_an_untrained_network_gains_nothing(config: RefinementConfig) -> None:
     network = make_refinement_network(**TINY_REFINEMENT)
-    loss, gain, *by_distortion = validate(network, validation_examples(config), CPU, 0.0)
+    loss, gain, *by_distortion = validate(network, validation_examples(config), CPU, NO_SPECTRUM)
     assert loss == pytest.approx(0, abs=1e-6)
     assert [gain, *by_distortion] == pytest.approx([0, 0, 0], abs=1e-4)
 
