@@ -32,8 +32,9 @@ class RefinementSettings:
         windows: lengths of the Hann windows in samples at the prior's rate, multiples of 4, the shortest first.
         first_threshold, last_threshold: of the shrinkage, as fractions of the largest coefficient of an item.
         momentum: largest of the iterations, 0 to below 1; after k of them it is at most k / (k + 3).
-        settling: iterations that follow for each window, from the mean of what the windows found or what the network
-            made of it; 0 leaves them out.
+        settling: iterations that follow for each window and for one of half the shortest, from the mean of what the
+            windows found or what the network made of it; 0 leaves them out. They are for music: what they take away of
+            speech is heard.
         settling_threshold: the threshold that they start with; they end with the last one.
         energy_floor: what counts as no energy in `spread`, as a fraction of the mean energy of the coefficients.
         network: that goes over the result: "auto", the shipped one for the prior if it is for the rate of the recording
@@ -46,7 +47,7 @@ class RefinementSettings:
     first_threshold: float = 0.1
     last_threshold: float = 1e-4
     momentum: float = 0.97
-    settling: int = 60
+    settling: int = 0
     settling_threshold: float = 3e-4
     energy_floor: float = 0.01
     network: str = "auto"
@@ -126,7 +127,8 @@ def settled(
     if not settings.settling:
         return x
     low = replace(settings, first_threshold=settings.settling_threshold)
-    return sparsest_consistent(x, feasible, windows, settings.settling, low, on_share)
+    shorter = 4 * max(1, windows[0] // 8)
+    return sparsest_consistent(x, feasible, [shorter, *windows], settings.settling, low, on_share)
 
 
 def sparse_by_window(

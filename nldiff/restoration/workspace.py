@@ -156,9 +156,12 @@ class Workspace:
     def refinement_seconds(self, brief: bool) -> float:
         """Roughly what a refinement takes for one second of one channel."""
         settings = self.settings.refinement
-        windows, iterations = self._brief if brief else (self.windows, settings.iterations + settings.settling)
-        passes = iterations * len(windows) * self.recording.sample_rate
-        return ITERATION_SECONDS * passes / torch.get_num_threads()
+        if brief:
+            windows, iterations = self._brief
+            passes = iterations * len(windows)
+        else:
+            passes = len(self.windows) * settings.iterations + (len(self.windows) + 1) * settings.settling
+        return ITERATION_SECONDS * passes * self.recording.sample_rate / torch.get_num_threads()
 
     def restored(self, x: Tensor, curve: IncreasingCurve, y: Tensor, on_share: OnShare) -> Tensor:
         """The sparsest signal under which the curve gives `y`, after the refinement network if there is one for it.
@@ -170,7 +173,8 @@ class Workspace:
             on_share: told after every part of the work which share of the whole it was.
         """
         settings, feasible, windows = self.settings.refinement, curve.feasible(y), self.windows
-        share = settings.settling / (settings.iterations + settings.settling)
+        passes = len(windows) * settings.iterations, (len(windows) + 1) * settings.settling
+        share = passes[1] / sum(passes)
         first, last = (lambda done: on_share((1 - share) * done)), (lambda done: on_share(share * done))
         found = sparse_by_window(x, feasible, windows, settings.iterations, settings, first)
         x = self.refiner(found, feasible) if self.refiner else feasible.project(found.mean(1))

@@ -234,7 +234,7 @@ def test_the_tolerance_is_halved_unless_noise_would_be_amplified(prior: Prior, n
     work, observed = tones_workspace(prior, y)
     curve = known_increasing(clipper.at_level(work.gain), 2.0, observed, SETTINGS)
     assert curve is not None
-    refined = work.refined(observed, curve, observed, brief=True)
+    refined = work.refined(observed, curve, observed)
     tight = tightened(work, curve, refined, observed, refit=False)
     assert tight.tolerance == curve.tolerance / 2**halvings
     assert tight.exact_where_steep == (halvings > 0)
@@ -259,7 +259,7 @@ def test_a_curve_that_is_a_little_off_is_corrected_while_the_tolerance_is_halved
     wrong = replace(
         true, table=TabulatedCurve(true.table.inputs, outputs * (1 + 0.02 * (outputs / outputs[-1]).square()))
     )
-    refined = work.refined(observed, wrong, observed, brief=True)
+    refined = work.refined(observed, wrong, observed)
     left, corrected = (tightened(work, wrong, refined, observed, refit) for refit in (False, True))
     assert error(left) == pytest.approx(error(wrong))
     assert error(corrected) < error(left) / 5
