@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--known", metavar="NAME:PARAM=VALUE,…", help="the distortion, if it is known")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="CPU threads (default: 1 2)")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     command = ["--prior", options.prior, *options.settings, *(["--known", options.known] if options.known else [])]
     if options.measure:
         return measure(options.input, command)
@@ -94,20 +94,18 @@ def measure(source: Path, command: list[str]) -> int:
     from nldiff.cli import restore
     from nldiff.restoration import diffusion, estimation, output, strategies, workspace
 
-    def refinement(*given: Any, brief: bool = False, **named: Any) -> str:
-        return "refining for the curve" if brief else "refining the signal"
-
     clock.enter("everything else")
     clock.watch(restore, "load_candidates", "reading priors")
     clock.watch(diffusion, "choose_prior", "choice of the prior")
     clock.watch(diffusion, "estimate_operator", "hypotheses")
     clock.watch(workspace.Workspace, "sampled", "sampling")
-    clock.watch(workspace.Workspace, "refined", refinement)
+    clock.watch(workspace.Workspace, "refined", "refining for the curve")
+    clock.watch(workspace.Workspace, "restored", "refining the signal")
     clock.watch(workspace.Workspace, "polished", "polish")
     for module in (estimation, strategies):
         for name in {"judge", "spread"} & set(vars(module)):
             clock.watch(module, name, "evidence")
-    clock.watch(output, "_write_results", "writing and drawing")
+    clock.watch(output, "_write_all", "writing and drawing")
     with tempfile.TemporaryDirectory() as folder:
         code = cli.run_command("restore", [str(source), "--output", folder, "--quiet", *command], "nldiff restore")
     clock.enter("end")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import soundfile as sf
 import yaml
-from helpers import TINY_NETWORK, TINY_RATE, TINY_SETTINGS, plucked, save_tiny_prior
+from helpers import TINY_NETWORK, TINY_RATE, TINY_SETTINGS, clipped, plucked, save_tiny_prior
 
 from nldiff.operators.waveshapers import WAVESHAPERS
 
@@ -78,6 +78,20 @@ def test_the_recording_has_the_length_and_channels_asked_for(tmp_path: Path) -> 
     example, _ = sf.read(FOLDER.parent / "examples" / "guit_em9_distorted.flac")
     assert samples[0] == pytest.approx([example[0], example[len(example) // 2]], abs=1e-4)
     assert samples[len(example)] == pytest.approx(samples[0], abs=1e-9)
+
+
+def test_the_stages_of_a_restoration_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refinement = {"iterations": 20, "windows": [256, 512]}
+    prior = save_tiny_prior(tmp_path / "tiny.safetensors", settings={"refinement": refinement})
+    sf.write(tmp_path / "take.wav", clipped(1.0, TINY_RATE)[0], TINY_RATE)
+    arguments = ["--prior", str(prior), "--known", "hard_clip:threshold=0.15", str(tmp_path / "take.wav")]
+    arguments = ["--threads", "1", *arguments, "device=cpu"]
+    assert script("stages").main(arguments) == 0
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
+    seconds = {stage: float(wall) for stage, wall, _ in rows[1:]}
+    assert {"import", "refining the signal", "writing and drawing"} <= set(seconds)
+    parts = sum(seconds.values()) - seconds["together"]
+    assert seconds["together"] == pytest.approx(parts, abs=0.01 * len(seconds))
 
 
 def test_a_misspelt_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

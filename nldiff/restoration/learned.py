@@ -15,7 +15,7 @@ from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.sparse import RefinementSettings
 from nldiff.weight_files import Field, FileKind, number_field
 
-SHIPPED: tuple[str, ...] = ("speech",)
+SHIPPED: tuple[str, ...] = ("guitar", "speech")
 """Names of the shipped networks: those of the priors that they are for."""
 
 
