@@ -32,7 +32,7 @@ _FILES = FileKind(
         "sample_rate": number_field(1000, 1_000_000, whole=True),
         "windows": Field("lengths of windows, the shortest first,", _are_windows),
     },
-    {},
+    {"trust": number_field(0, 1)},
     make_refinement_network,
 )
 
@@ -45,18 +45,22 @@ class Refiner:
         network: in inference mode.
         sample_rate: of its signals, Hz.
         windows: of the shrinkage before it, samples.
+        trust: share of its correction that is made. Where a network knows some signals better than others, a part of
+            the correction is better in the mean than all of it.
     """
 
     network: RefinementNetwork
     sample_rate: int
     windows: tuple[int, ...]
+    trust: float = 1.0
 
     @torch.no_grad()
     def __call__(self, found: Tensor, feasible: Intervals) -> Tensor:
         """Refine what the shrinkage found with every window, [batch, windows, time], to a member of the set."""
         # One by one, as other networks on a CPU: memory stays that of one chunk.
         parts = zip(found.split(1), feasible.low.split(1), feasible.high.split(1), strict=True)
-        return feasible.project(torch.cat([self.network(*part) for part in parts]))
+        refined = feasible.project(torch.cat([self.network(*part) for part in parts]))
+        return feasible.project(torch.lerp(feasible.project(found.mean(1)), refined, self.trust))
 
 
 def refiner_for(settings: RefinementSettings, prior: Prior, sample_rate: int) -> Refiner | None:
@@ -93,7 +97,7 @@ def save_refiner(path: Path, network: nn.Module, config: dict[str, Any]) -> None
     Args:
         path: file to write.
         network: refinement network.
-        config: metadata: at least `network` (arguments), `sample_rate` and `windows`.
+        config: metadata: at least `network` (arguments), `sample_rate` and `windows`; `trust`, see `Refiner`.
 
     Raises:
         NldiffError: the file cannot be written.
@@ -110,4 +114,4 @@ def load_refiner(name_or_path: str | Path, device: torch.device) -> Refiner:
     _, network, config = _FILES.load(name_or_path)
     network.to(device).eval()
     network.freeze(fast_dtype(device))
-    return Refiner(network, config["sample_rate"], tuple(config["windows"]))
+    return Refiner(network, config["sample_rate"], tuple(config["windows"]), config.get("trust", 1.0))

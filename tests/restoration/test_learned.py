@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def test_what_it_returns_is_a_member_and_items_are_refined_alone(network: Path) 
     assert not torch.allclose(result, feasible.project(found.mean(1)), atol=1e-3)
     alone = refiner(found[1:], Intervals(feasible.low[1:], feasible.high[1:]))
     assert torch.equal(alone, result[1:])
+
+
+def test_a_share_of_the_correction_is_made(network: Path) -> None:
+    source = torch.Generator().manual_seed(0)
+    found, low = torch.randn(1, 2, 400, generator=source), torch.randn(1, 400, generator=source)
+    feasible = Intervals(low, low + torch.rand(1, 400, generator=source))
+    refiner, before = load_refiner(network, torch.device("cpu")), feasible.project(found.mean(1))
+    assert refiner.trust == 1
+    whole, part = refiner(found, feasible), replace(refiner, trust=0.25)(found, feasible)
+    torch.testing.assert_close(part - before, 0.25 * (whole - before))
+    assert float((whole - before).abs().max()) > 0.01
 
 
 def test_which_network_is_taken(prior: Prior, network: Path) -> None:
