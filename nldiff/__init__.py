@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from nldiff.identification.pairs import Identification, identify
     from nldiff.operators import parse_operator
     from nldiff.priors import load_prior
+    from nldiff.restoration.draws import Draws, restore_draws
     from nldiff.restoration.output import restore_file
     from nldiff.restoration.pipeline import restore
     from nldiff.restoration.restorer import Restorer
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Curve",
+    "Draws",
     "Identification",
     "NldiffError",
     "Restoration",
@@ -29,11 +31,13 @@ __all__ = [
     "load_prior",
     "parse_operator",
     "restore",
+    "restore_draws",
     "restore_file",
 ]
 
 _HOMES = {
     "Curve": "nldiff.curves",
+    "Draws": "nldiff.restoration.draws",
     "Identification": "nldiff.identification.pairs",
     "NldiffError": "nldiff.errors",
     "Restoration": "nldiff.restoration.result",
@@ -43,6 +47,7 @@ _HOMES = {
     "load_prior": "nldiff.priors",
     "parse_operator": "nldiff.operators",
     "restore": "nldiff.restoration.pipeline",
+    "restore_draws": "nldiff.restoration.draws",
     "restore_file": "nldiff.restoration.output",
 }
 

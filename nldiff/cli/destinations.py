@@ -14,6 +14,7 @@ from pathlib import Path
 from nldiff import sound
 from nldiff.cli.terminal import complain
 from nldiff.errors import NldiffError
+from nldiff.restoration.spread import SPREAD_REPORT
 
 PIPE = "-"
 # How containers that libsndfile does not read begin: (offset, bytes, end of a name for ffmpeg).
@@ -77,7 +78,7 @@ def chosen_format(options: argparse.Namespace) -> sound.AudioFormat:
 def find_sources(inputs: Sequence[str], scratch: Path, mark: str) -> list[Source]:
     """The files of inputs: files, folders and - for standard input, which is kept in `scratch`.
 
-    In folders, results of earlier runs, whose stems end with `mark`, are left out.
+    In folders, results of earlier runs are left out: stems that end with `mark`, and what a report of a spread is of.
 
     Raises:
         NldiffError: an input does not exist, or a folder holds no audio file.
@@ -92,7 +93,7 @@ def find_sources(inputs: Sequence[str], scratch: Path, mark: str) -> list[Source
         given = Path(text)
         for path in sound.find_audio([given], suffixes):
             inside = path != given
-            if not (inside and path.stem.endswith(mark)):
+            if not (inside and (path.stem.endswith(mark) or _is_spread(path))):
                 sources.setdefault(
                     path, Source(path, path.relative_to(given) if inside else Path(path.name), str(path))
                 )
@@ -171,6 +172,11 @@ def messages(verbose: bool) -> Iterator[None]:
 
 def _is_file(output: str) -> bool:
     return sound.named_container(Path(output)) is not None and not Path(output).is_dir()
+
+
+def _is_spread(path: Path) -> bool:
+    base, _, end = path.stem.rpartition(".")
+    return end in ("mean", "spread") and path.with_name(base + SPREAD_REPORT).is_file()
 
 
 def _standard_input(scratch: Path) -> Path:

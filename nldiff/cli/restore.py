@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from nldiff import sound
 from nldiff.cli.bars import restoration_bar, show_progress
@@ -24,6 +25,7 @@ from nldiff.cli.destinations import (
     send,
 )
 from nldiff.cli.jobs import run_in_processes
+from nldiff.cli.spread import number_of_samples, spread_summary, why_several
 from nldiff.cli.summary import summary
 from nldiff.cli.terminal import complain, one_line
 from nldiff.cli.together import check_together, run_together
@@ -35,10 +37,12 @@ from nldiff.priors import SHIPPED
 from nldiff.priors.choice import load_candidates
 from nldiff.report.pages import check_pages
 from nldiff.report.preview import build_preview
+from nldiff.restoration.draws import SAMPLES, draw_config
 from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
 from nldiff.restoration.settings import LEVELS, QUALITIES, RestoreConfig, check_config, resolve_settings
+from nldiff.restoration.spread import FileDraws, spread_paths
 from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
 from nldiff.writing import scratch_folder
@@ -64,7 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--waveshaper", choices=sorted(LEARNABLE), help="family of the curve (default: ccr)")
     add("--quality", choices=QUALITIES, help="how much work is spent (default: normal)")
     add("--steps", type=int, metavar="N", help="diffusion steps (default: the prior's)")
-    add("--samples", type=int, default=1, metavar="N", help="independent restorations of every input (default: 1)")
+    add(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="restorations of every input, drawn so that they differ where the recording leaves room (default: 1, no "
+        f"draw; {SAMPLES} with --spread)",
+    )
+    add(
+        "--spread",
+        action="store_true",
+        help="write the mean of the samples and their standard deviation as well: NAME.mean.wav, NAME.spread.wav",
+    )
     add("--jobs", type=int, default=1, metavar="N", help="inputs to restore at once, one thread each (default: 1)")
     add("--seed", type=int, metavar="S", help="seed of the random numbers (default: 0)")
     add(
@@ -101,8 +116,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     overrides = [text for text in options.inputs if "=" in text and not os.path.exists(text)]
     if options.jobs < 1:
         raise NldiffError(f"--jobs {options.jobs}: at least 1 expected")
-    if options.samples < 1:
-        raise NldiffError(f"--samples {options.samples}: at least 1 expected")
+    options.samples = number_of_samples(options)
     method = _method(options, known)
     if options.preview:
         _check_preview(options)
@@ -136,13 +150,52 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
         return run_in_processes(run, options, [{"only": number} for number in range(len(sources))])
     failed = 0
-    for one in runs:
-        try:
-            _restore_one(one, options, replace(config, seed=config.seed + one.number), restore)
-        except NldiffError as error:
-            one.source.complain(error)
-            failed = 1
+    for source in sources:
+        mine = [one for one in runs if one.source is source]
+        if mine:
+            failed |= _restore_source(mine, options, config, restore, audio_format)
     return failed
+
+
+def _restore_source(
+    runs: list["_Run"],
+    options: argparse.Namespace,
+    config: RestoreConfig,
+    restore: Callable[..., Outputs],
+    form: AudioFormat,
+) -> int:
+    """Restore one input as often as it is asked for; returns the exit code."""
+    failed, source = 0, runs[0].source
+
+    def restore_all(**hooks: Any) -> None:
+        nonlocal failed
+        for one in runs:
+            drawn = draw_config(config, one.number) if options.samples > 1 else config
+            try:
+                _restore_one(one, options, drawn, partial(restore, **hooks))
+            except NldiffError as error:
+                source.complain(error)
+                failed = 1
+
+    if not options.spread:
+        restore_all()
+        return failed
+    folder, stem = runs[0].destination.folder, runs[0].spread_stem
+    try:
+        with scratch_folder(folder) as scratch:
+            draws = FileDraws(scratch)
+            restore_all(on_restored=draws.keep)
+            if failed:
+                return failed
+            report = draws.write(source.path, folder, stem, form)
+    except NldiffError as error:
+        source.complain(error)
+        return 1
+    for warning in report["warnings"]:
+        complain("warning", f"{source.shown}: {warning}")
+    if not options.quiet:
+        print(one_line(spread_summary(folder, report)))
+    return 0
 
 
 def _check_preview(options: argparse.Namespace) -> None:
@@ -160,6 +213,7 @@ class _Run:
     destination: Destination
     number: int
     results: list[Path]
+    spread_stem: str
 
 
 def _runs(
@@ -172,13 +226,21 @@ def _runs(
             to = given
             if options.samples > 1:
                 if given.audio_name:
-                    raise NldiffError(f"--samples {options.samples}: --output {options.output} is one file")
+                    raise NldiffError(f"{why_several(options)}: --output {options.output} is one file")
                 to = replace(given, stem=f"{given.stem}.{number + 1}")
-            runs.append(_Run(source, to, number, result_paths(to.folder, to.stem, to.audio_name, form)))
-    refuse_overwriting([path for one in runs for path in one.results], sources)
+            results = result_paths(to.folder, to.stem, to.audio_name, form)
+            runs.append(_Run(source, to, number, results, given.stem))
+    spreads = {
+        one.source: spread_paths(one.destination.folder, one.spread_stem, form) for one in runs if options.spread
+    }
+    results = [path for one in runs for path in one.results] + [path for made in spreads.values() for path in made]
+    refuse_overwriting(results, sources)
     if not options.skip_existing:
         return runs
-    return [one for one in runs if not all(path.is_file() for path in one.results)]
+    left = [one for one in runs if not all(path.is_file() for path in one.results)]
+    # A spread is that of all samples of a source.
+    unfinished = {one.source for one in left} | {s for s, made in spreads.items() if not all(p.is_file() for p in made)}
+    return [one for one in runs if one.source in unfinished] if options.spread else left
 
 
 def _method(options: argparse.Namespace, known: Operator | None) -> Method:
@@ -194,7 +256,7 @@ def _method(options: argparse.Namespace, known: Operator | None) -> Method:
         if getattr(options, option) is not None and not method.uses_prior:
             raise NldiffError(f"--{option} {getattr(options, option)}: --method {name} does not use it")
     if options.samples > 1 and not method.random:
-        raise NldiffError(f"--samples {options.samples}: --method {name} gives the same every time")
+        raise NldiffError(f"{why_several(options)}: --method {name} gives the same every time")
     method.check_inputs(known, bool(options.distort))
     return method
 

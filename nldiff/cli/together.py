@@ -17,7 +17,7 @@ from nldiff.restoration.together import OPERATOR_NAME, restore_together
 from nldiff.sound import AudioFormat
 
 # Options that one operator for all inputs does not go with.
-_OTHERS = ("known", "distort", "preview", "format", "bits", "weights", "skip_existing")
+_OTHERS = ("known", "distort", "preview", "format", "bits", "weights", "skip_existing", "spread")
 
 
 def check_together(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +49,25 @@ class Outputs:
     report: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Restored:
+    """What the results of a file were made of.
+
+    Attributes:
+        method: its name.
+        job: the recording; it can be read no more.
+        parts: in the units of the recording.
+        raws: files of what the method emitted for every part; they go away unless they are moved.
+        metadata: of the recording.
+    """
+
+    method: str
+    job: Job
+    parts: list[Settled]
+    raws: list[Path]
+    metadata: sound.Metadata
+
+
 def restore_file(
     source: str | Path,
     folder: str | Path,
@@ -64,6 +83,7 @@ def restore_file(
     weights: str | None = None,
     strict: bool = False,
     on_step: OnStep = None,
+    on_restored: Callable[[Restored], object] = lambda restored: None,
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
 
@@ -85,6 +105,7 @@ def restore_file(
         strict: refuse a recording that ends early, instead of restoring what can be read; the report then says what
             is missing.
         on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
+        on_restored: given what the results were made of, once they are written.
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
@@ -98,7 +119,7 @@ def restore_file(
         recording, truth, clean = _distorted(path, distort, strict)
         job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
         chosen.check(job)
-        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step)
+        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step, on_restored)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
@@ -117,6 +138,7 @@ def _write_all(
     audio_format: sound.AudioFormat,
     truth: Operator | None,
     on_step: OnStep,
+    on_restored: Callable[[Restored], object],
 ) -> dict[str, Any]:
     """Restore what `path` holds, which is or was decoded from `source`; returns the report."""
     recording = job.recording
@@ -127,7 +149,7 @@ def _write_all(
         for result in results:
             (scratch / result.name).touch()  # a name that the disk refuses is reported before the work
         fits, raws = _restored_parts(method, job, scratch, on_step)
-        parts = settle(fits, recording, [partial(_read, raw) for raw in raws], job.config.level)
+        parts = settle(fits, recording, [partial(read_file, raw) for raw in raws], job.config.level)
         report = _report(source, job) | part_values(parts) | {"method": method.name}
         report["warnings"] = [*filter(None, [recording.loss]), *report["warnings"]]
         if job.known is not None and report["explained_db"] < _UNLIKELY_DB:
@@ -141,6 +163,7 @@ def _write_all(
         report |= _write_curve(others, audio, job, parts, peak, truth)
         write_json(others[-1], report)
         replace_together([audio, *others], results[0].parent)
+        on_restored(Restored(method.name, job, parts, raws, metadata))
     _log.info("%s: %s, %.1f s, gain %.4g", source, _found(report), report["seconds"], report["gain"])
     return report
 
@@ -183,7 +206,7 @@ def _write_curve(
     report: dict[str, Any] = {"curve_range": shown_range(samples), "restored": audio.name}
     if job.clean is None or truth is None:
         return report
-    restored, observed = _read(audio, 0, recording.frames), recording.read(0, recording.frames)
+    restored, observed = read_file(audio, 0, recording.frames), recording.read(0, recording.frames)
     return report | {"distortion": str(truth), "scores": scores(job.clean, observed, restored, truth, curve)}
 
 
@@ -196,7 +219,7 @@ def _require_files(results: list[Path]) -> None:
 def _some_samples(audio: Path, recording: Recording) -> np.ndarray:
     """Samples of a restored file, evenly picked, at most about a million of a channel."""
     stride = max(1, recording.frames // _PICTURE_SAMPLES)
-    return np.concatenate([_read(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
+    return np.concatenate([read_file(audio, start, n)[:, ::stride].ravel() for start, n in recording.blocks()])
 
 
 def _distorted(
@@ -249,7 +272,7 @@ def _write_audio(
         for start, frames in recording.blocks():
             block = np.empty((recording.channels, frames), np.float32)
             for part, raw in zip(parts, raws, strict=True):
-                block[list(part.part.channels)] = part.place(_read(raw, start, frames))
+                block[list(part.part.channels)] = part.place(read_file(raw, start, frames))
             peak = max(peak, float(np.abs(block).max()))
             writer.write(block)
     if form.container == "wav":
@@ -262,5 +285,6 @@ def _create_raw(path: Path, recording: Recording) -> soundfile.SoundFile:
     return soundfile.SoundFile(sound.sound_path(path), "w", rate, channels, subtype="FLOAT", format="RF64")
 
 
-def _read(path: Path, start: int, frames: int) -> np.ndarray:
+def read_file(path: Path, start: int, frames: int) -> np.ndarray:
+    """Some frames of an audio file, [channels, frames]."""
     return sound.read(path, start, frames)[0]

@@ -94,15 +94,8 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
         on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
         own_scale: keep the scale of the method instead of the level that the settings ask for.
     """
-    blocks: list[list[np.ndarray]] = []
-
-    def keep(number: int, part: Part) -> AbstractContextManager[Emit]:
-        blocks.append([])
-        return nullcontext(blocks[number].append)
-
-    fits = run_parts(method, job, keep, on_step)
-    raws = [np.concatenate(each, axis=1) for each in blocks]
-    readers = [partial(_read, raw) for raw in raws]
+    fits, raws = restored_raws(method, job, on_step)
+    readers = [partial(read_array, raw) for raw in raws]
     parts = settle(fits, job.recording, readers, "method" if own_scale else job.config.level)
     audio = np.empty((job.recording.channels, job.recording.frames), np.float32)
     for part, raw in zip(parts, raws, strict=True):
@@ -122,7 +115,20 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     )
 
 
-def _read(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+def restored_raws(method: Method, job: Job, on_step: OnStep = None) -> tuple[list[tuple[Part, Fit]], list[np.ndarray]]:
+    """The parts of a recording, and what the method emitted for them, [channels, frames]. Raises as `run_method`."""
+    blocks: list[list[np.ndarray]] = []
+
+    def keep(number: int, part: Part) -> AbstractContextManager[Emit]:
+        blocks.append([])
+        return nullcontext(blocks[number].append)
+
+    fits = run_parts(method, job, keep, on_step)
+    return fits, [np.concatenate(each, axis=1) for each in blocks]
+
+
+def read_array(samples: np.ndarray, start: int, frames: int) -> np.ndarray:
+    """Some frames of samples [channels, frames]."""
     return samples[:, start : start + frames]
 
 
@@ -156,11 +162,23 @@ def restore(
     Raises:
         NldiffError: unusable audio, rate, operator, prior, method or settings.
     """
-    config = config or RestoreConfig()
+    chosen, job = prepared(audio, sample_rate, prior, method, known, config or RestoreConfig(), weights)
+    result = restore_job(chosen, job, on_step)
+    return dataclasses.replace(result, audio=result.audio.reshape(np.shape(audio)))
+
+
+def prepared(
+    audio: np.ndarray,
+    sample_rate: int,
+    prior: PriorLike,
+    method: str | Method | None,
+    known: KnownOperator,
+    config: RestoreConfig,
+    weights: str | None,
+) -> tuple[Method, Job]:
+    """The method and the job for the arguments of `restore`; raises as it does."""
     samples, operator = checked_audio(audio), checked_operator(known)
     recording = Recording.from_array(np.atleast_2d(samples), checked_rate(sample_rate))
     check_config(config)
     chosen = find_method(method or ("informed" if operator else "blind"), weights)
-    priors = loaded_priors(prior, config, chosen)
-    result = restore_job(chosen, Job(recording, config, priors, weights, operator), on_step)
-    return dataclasses.replace(result, audio=result.audio.reshape(np.shape(audio)))
+    return chosen, Job(recording, config, loaded_priors(prior, config, chosen), weights, operator)

@@ -92,5 +92,10 @@ def polish_levels(settings: PolishSettings, sigma_min: float, errors: Tensor) ->
             for it, all are the lowest.
     """
     first = (settings.share * errors).clamp(sigma_min, max(settings.sigma, sigma_min))
-    powers = torch.linspace(0, 1, settings.steps, dtype=first.dtype, device=first.device)
-    return first * (sigma_min / first) ** powers[:, None]
+    return falling_levels(first, sigma_min, settings.steps)
+
+
+def falling_levels(first: Tensor, lowest: float, steps: int) -> Tensor:
+    """Noise levels [steps, batch] from `first` [batch], not below `lowest`, to that, by the same factor each."""
+    powers = torch.linspace(0, 1, steps, dtype=first.dtype, device=first.device)
+    return first * (lowest / first) ** powers[:, None]

@@ -15,6 +15,7 @@ from nldiff.priors import Prior
 from nldiff.priors.old_settings import translate_settings
 from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings
+from nldiff.restoration.drawing import DrawingSettings
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.measures import EvidenceSettings
 from nldiff.restoration.overdrive_search import OverdriveSettings
@@ -63,8 +64,8 @@ class RestoreConfig:
             best, see `nldiff.priors.choice`.
         waveshaper: family of the curve: ccr, mlp or sumtanh; or wiener_hammerstein: filters, curve, filters.
         waveshaper_options: arguments of that family.
-        sampler, cost, operator_fit, refinement, curve, polish, evidence, branches, plateaus, overdrive, bent: fields in
-            these groups of `Settings` that differ from what the prior recommends.
+        sampler, cost, operator_fit, refinement, curve, polish, drawing, evidence, branches, plateaus, overdrive, bent:
+            fields in these groups of `Settings` that differ from what the prior recommends.
         level: of the result, one of `LEVELS`.
         quality: key of `QUALITIES`: how much work is spent.
         seed: seed of everything random, not negative.
@@ -91,6 +92,7 @@ class RestoreConfig:
     refinement: dict[str, Any] = field(default_factory=dict)
     curve: dict[str, Any] = field(default_factory=dict)
     polish: dict[str, Any] = field(default_factory=dict)
+    drawing: dict[str, Any] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
     branches: dict[str, Any] = field(default_factory=dict)
     plateaus: dict[str, Any] = field(default_factory=dict)
@@ -126,6 +128,7 @@ class Settings:
     refinement: RefinementSettings = field(default_factory=RefinementSettings)
     curve: CurveSettings = field(default_factory=CurveSettings)
     polish: PolishSettings = field(default_factory=PolishSettings)
+    drawing: DrawingSettings = field(default_factory=DrawingSettings)
     evidence: EvidenceSettings = field(default_factory=EvidenceSettings)
     branches: BranchSettings = field(default_factory=BranchSettings)
     plateaus: PlateauSettings = field(default_factory=PlateauSettings)
@@ -136,6 +139,13 @@ class Settings:
     def refines(self) -> bool:
         """Whether any refinement is wanted."""
         return self.refinement.name != "none"
+
+    @property
+    def last_evaluations(self) -> int:
+        """Network evaluations per item after a refinement: those of the draw, or of the polish."""
+        if self.drawing.enabled:
+            return 2 * self.drawing.steps
+        return self.polish.steps * self.polish.draws if self.polish.sigma else 0
 
 
 def check_config(config: RestoreConfig) -> None:

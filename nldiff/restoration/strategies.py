@@ -98,19 +98,17 @@ class SparseRefinement(Strategy):
         return cls(curve.table, curve)
 
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
-        """Refine, polish if the settings ask for it."""
+        """Refine, polish or draw if the settings ask for it."""
         x = work.restored(work.first_guess(y), self.curve, y, on_share)
-        return work.polished(chunks, x, self.curve, y) if work.settings.polish.sigma else x
+        return work.finished(chunks, x, self.curve, y)
 
     def seconds(self, work: Workspace) -> float:
-        """Those of the iterations and the polish."""
-        network = work.settings.polish.steps * NETWORK_SECONDS if work.settings.polish.sigma else 0.0
-        return network + work.refinement_seconds(brief=False)
+        """Those of the iterations and the last network evaluations."""
+        return work.settings.last_evaluations * NETWORK_SECONDS + work.refinement_seconds(brief=False)
 
     def evaluations(self, work: Workspace, spent: int) -> int:
-        """Those of the polish."""
-        polish = work.settings.polish
-        return spent + (polish.steps * polish.draws if polish.sigma else 0)
+        """Those of the polish or of the draw."""
+        return spent + work.settings.last_evaluations
 
     def judged(self, work: Workspace, y: Tensor, x: Tensor | None = None) -> Judgement:
         """Judge the refined excerpts."""

@@ -17,12 +17,13 @@ from nldiff import sound
 from nldiff.errors import NldiffError
 from nldiff.operators import Operator, estimate_input_rms
 from nldiff.priors import Prior
+from nldiff.restoration.drawing import drawn
 from nldiff.restoration.evidence import binding
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.job import OnShare
 from nldiff.restoration.learned import Refiner, refiner_for
-from nldiff.restoration.polish import polish, polish_levels
+from nldiff.restoration.polish import falling_levels, polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
 from nldiff.restoration.sparse import settled, sparse_by_window, sparsest_consistent, spread
@@ -184,36 +185,40 @@ class Workspace:
         """See `spread`; `x` [batch, n] at the recording's rate."""
         return spread(x, self.windows, self.settings.refinement.energy_floor)
 
-    def polished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
-        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`, see `polish`.
+    def finished(self, chunks: list[int], x: Tensor, curve: IncreasingCurve, y: Tensor) -> Tensor:
+        """What the prior makes of `x` [chunks * channels, n] under which the curve gives `y`.
 
-        Signals that are nearly right are left alone.
+        A draw if the settings ask for one, see `drawn`; else the polish, see `polish`, if they ask for that. Signals
+        that are nearly right are left alone.
         """
-        settings, lowest = self.settings.polish, self.settings.sampler.sigma_min
+        polishing, drawing, lowest = self.settings.polish, self.settings.drawing, self.settings.sampler.sigma_min
+        if not self.settings.last_evaluations:
+            return x
+        share = drawing.share if drawing.enabled else polishing.share
         feasible, items = curve.feasible(y), range(len(x))
         errors = torch.stack([self._expected_error(x[[i]], feasible.of([i])) for i in items])
-        far = [i for i in items if settings.share * errors[i] > lowest]
+        far = [i for i in items if share * errors[i] > lowest]
         if not far:
             return x
-        sources = self.sources(chunks)
+        start = self.prior.denoiser, x[far], feasible.of(far)
+        sources = [source for i, source in enumerate(self.sources(chunks)) if i in far]
+        rates = self.at_prior_rate, partial(self.at_own_rate, length=x.shape[1])
         result = x.clone()
-        result[far] = polish(
-            self.prior.denoiser,
-            x[far],
-            feasible.of(far),
-            polish_levels(settings, lowest, errors[far]),
-            [sources[i] for i in far],
-            self.at_prior_rate,
-            partial(self.at_own_rate, length=x.shape[1]),
-            settings.draws,
-            settings.trust,
-        )
+        if drawing.enabled:
+            levels = falling_levels(share * errors[far], lowest, drawing.steps)
+            result[far] = drawn(*start, levels, sources, *rates, drawing.trust)
+        else:
+            levels = polish_levels(polishing, lowest, errors[far])
+            result[far] = polish(*start, levels, sources, *rates, polishing.draws, polishing.trust)
         return result
 
     def _expected_error(self, x: Tensor, feasible: Intervals) -> Tensor:
-        """RMS of the error that an item [1, n] is expected to have; without dimensions."""
-        sdr = guessed_sdr(binding(x, feasible, self.settings.evidence))
-        return x.std(correction=0) * 10 ** (-sdr / 20)
+        """RMS of the error that an item [1, n] is expected to have; for draws only where the curve leaves it open."""
+        bound = binding(x, feasible, self.settings.evidence)
+        error = x.std(correction=0) * 10 ** (-guessed_sdr(bound) / 20)
+        if not self.settings.drawing.enabled:
+            return error
+        return error / (1 - bound.exact) ** 0.5 if bound.exact < 1 else torch.zeros_like(error)
 
 
 def make_workspace(

@@ -62,6 +62,7 @@ FIELDS: dict[str, list[tuple[str, Any, Any, Any]]] = {
     ],
     "curve": [("points", 10, 20, 30), ("halvings", 1, 2, 3), ("tolerance", 0.1, 0.2, 0.3), ("exact_after", 1, 3, 4)],
     "polish": [("sigma", 0.01, 0.02, 0.03), ("steps", 1, 2, 3)],
+    "drawing": [("share", 1.0, 2.0, 3.0), ("steps", 1, 2, 3)],
     "evidence": [("order", 8, 12, 16), ("bias", -1.0, -2.0, -3.0)],
     "branches": [("rounds", 1, 2, 4), ("order", 8, 12, 16)],
     "plateaus": [("evaluations", 5, 6, 7), ("seconds", 0.5, 0.6, 0.7)],
