@@ -34,9 +34,9 @@ class DrawingSettings:
     """
 
     enabled: bool = False
-    share: float = 6.0
-    steps: int = 6
-    trust: float = 0.1
+    share: float = 4.0
+    steps: int = 8
+    trust: float = 0.05
 
     def __post_init__(self) -> None:
         """Validate the values."""

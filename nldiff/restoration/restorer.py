@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nldiff.devices import choose_device
+from nldiff.restoration.draws import SAMPLES, Draws, restore_draws
 from nldiff.restoration.inputs import KnownOperator, PriorLike, checked_operator, loaded_priors
 from nldiff.restoration.job import OnStep
 from nldiff.restoration.methods import find_method
@@ -61,6 +62,17 @@ class Restorer:
         """
         return restore(
             audio, sample_rate, self.priors, method=self.method, known=self.known, config=self.config,
+            weights=self.weights, on_step=self.on_step,
+        )  # fmt: skip
+
+    def restore_draws(self, audio: np.ndarray, sample_rate: int, samples: int = SAMPLES) -> Draws:
+        """Restore a recording in memory several times, see `nldiff.restore_draws`.
+
+        Raises:
+            NldiffError: as `restore`; fewer than 2 samples, or a method that gives the same every time.
+        """
+        return restore_draws(
+            audio, sample_rate, self.priors, samples=samples, method=self.method, known=self.known, config=self.config,
             weights=self.weights, on_step=self.on_step,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ import soundfile as sf
 from helpers import TINY_RATE, FakeSampler, clipped
 
 import nldiff
-from nldiff import Curve, NldiffError, Restorer, restore, restore_file
+from nldiff import Curve, NldiffError, RestoreConfig, Restorer, restore, restore_draws, restore_file
 from nldiff.operators import Distortion
 from nldiff.priors.saved import Prior
 
@@ -156,6 +156,14 @@ def test_a_restorer_loads_once_and_restores_as_the_function_does(
     for output, y in zip(outputs, recordings, strict=True):
         np.testing.assert_array_equal(sf.read(output.audio)[0], restorer.restore(y, TINY_RATE).audio)
     assert loaded == [("tiny", "cpu")]
+
+
+def test_a_restorer_draws_with_its_settings(prior: Prior) -> None:
+    y, config = clipped(0.3, TINY_RATE)[0], RestoreConfig(seed=5)
+    found = Restorer(prior, config=config).restore_draws(y, TINY_RATE, 2)
+    expected = restore_draws(y, TINY_RATE, prior, samples=2, config=config)
+    np.testing.assert_array_equal(found.audio, expected.audio)
+    assert found.spread.any()
 
 
 def test_a_restorer_is_checked_when_it_is_made(prior: Prior) -> None:
