@@ -150,7 +150,7 @@ def test_what_has_no_spread_is_refused_in_one_line(
     prior: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quick: FakeSampler, kind: str
 ) -> None:
     arguments, named = REFUSED[kind]
-    by_prior = [] if kind == "deterministic" else ["--prior", prior]
+    by_prior: list[str | Path] = [] if kind == "deterministic" else ["--prior", prior]
     assert restore(source, "--spread", "--output", tmp_path / "out", *by_prior, *arguments) == 1
     line = one_line(capsys)
     assert all(text in line for text in named), line
@@ -182,7 +182,7 @@ def test_an_earlier_spread_stays_if_a_draw_fails_and_goes_as_a_set(
 def test_results_are_skipped_as_long_as_all_are_there(
     prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
 ) -> None:
-    arguments = [source, "--samples", "2", "--spread", "--skip-existing", "--quiet"]
+    arguments: list[str | Path] = [source, "--samples", "2", "--spread", "--skip-existing", "--quiet"]
     out = tmp_path / "out"
     assert run(prior, out, *arguments) == 0
     done = len(quick.calls)

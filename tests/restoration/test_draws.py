@@ -1,3 +1,4 @@
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from nldiff.restoration.estimation import Trace
 from nldiff.restoration.fit import Fit, Sampling
 from nldiff.restoration.levels import Settled
 from nldiff.restoration.parts import Part
-from nldiff.restoration.pipeline import restore
+from nldiff.restoration.pipeline import read_array, restore
 from nldiff.restoration.settings import RestoreConfig, Settings
 
 LEVEL = 0.06
@@ -46,7 +47,7 @@ def settled(channels: tuple[int, ...], gain: float, level_db: float, cost: tuple
 
 
 def draw(parts: list[Settled], raws: list[list[float]]) -> Draw:
-    return Draw(parts, [lambda start, frames, raw=raw: np.array([raw])[:, start : start + frames] for raw in raws])
+    return Draw(parts, [partial(read_array, np.array([raw])) for raw in raws])
 
 
 HALF_DB = 20 * np.log10(0.5)
