@@ -72,6 +72,8 @@ def drawn(
     """
     for level in levels:
         quiet, sigma = at_prior_rate(x), level[:, None]
-        change = denoiser(quiet + sigma * draw_noise(quiet, sources), level) - denoiser(quiet, level)
+        noise = sigma * draw_noise(quiet, sources)
+        # Of opposite noise the prior leaves the opposite, so that draws stay about the signal that they began with.
+        change = (denoiser(quiet + noise, level) - denoiser(quiet - noise, level)) / 2
         x = feasible.expectation(x + at_own_rate(change), trust * sigma)
     return x

@@ -44,6 +44,12 @@ def test_what_a_prior_takes_off_the_signal_itself_stays() -> None:
     torch.testing.assert_close(drawn(lambda x, sigma: silencing(x), x, EVERYWHERE, LEVELS[:, :1], generators([3])), x)
 
 
+def test_what_the_prior_does_to_noise_of_either_sign_stays_out() -> None:
+    x = torch.zeros(1, 50)
+    squared = drawn(lambda x, sigma: x.square(), x, EVERYWHERE, LEVELS[:, :1], generators([3]))
+    torch.testing.assert_close(squared, x)
+
+
 def test_noise_is_added_at_the_rate_of_the_prior() -> None:
     x = torch.tensor([[3.0, -1.0] * 20])
     result = drawn(
