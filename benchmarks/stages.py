@@ -101,7 +101,7 @@ def measure(source: Path, command: list[str]) -> int:
     clock.watch(workspace.Workspace, "sampled", "sampling")
     clock.watch(workspace.Workspace, "refined", "refining for the curve")
     clock.watch(workspace.Workspace, "restored", "refining the signal")
-    clock.watch(workspace.Workspace, "polished", "polish")
+    clock.watch(workspace.Workspace, "finished", "polish")
     for module in (estimation, strategies):
         for name in {"judge", "spread"} & set(vars(module)):
             clock.watch(module, name, "evidence")

@@ -176,6 +176,7 @@ def _restore_source(
             except NldiffError as error:
                 source.complain(error)
                 failed = 1
+                return  # what is wrong with the input is said once
 
     if not options.spread:
         restore_all()

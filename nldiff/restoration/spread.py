@@ -98,7 +98,8 @@ class FileDraws:
         powers = np.zeros((2, channels))
         with (
             sound.audio_writer(mean_path, recording.sample_rate, channels, form, metadata.tags) as mean_writer,
-            sound.audio_writer(spread_path, recording.sample_rate, channels, form) as spread_writer,
+            # Dither would make deviations negative, and others than 0 where the draws agree.
+            sound.audio_writer(spread_path, recording.sample_rate, channels, form, dither=False) as spread_writer,
         ):
             for block in recording.blocks():
                 mean, spread = mean_and_spread(read(*block))

@@ -60,16 +60,17 @@ def named_container(path: Path) -> str | None:
 class AudioWriter:
     """Writes blocks of samples to an open file.
 
-    Whole numbers get triangular dither of ±1 step, always the same, unless all samples of a block are whole steps
-    already; what is beyond full scale is clipped then.
+    Whole numbers get triangular dither of ±1 step, always the same, unless it is not wanted or all samples of a block
+    are whole steps already; what is beyond full scale is clipped then.
 
     Attributes:
         clipped: number of samples that were clipped.
     """
 
-    def __init__(self, file: sf.SoundFile, audio_format: AudioFormat) -> None:
+    def __init__(self, file: sf.SoundFile, audio_format: AudioFormat, dither: bool = True) -> None:
         self.clipped = 0
-        self._file, self._format, self._random = file, audio_format, np.random.default_rng(0)
+        self._file, self._format, self._dither = file, audio_format, dither
+        self._random = np.random.default_rng(0)
 
     def write(self, block: NDArray[np.floating]) -> None:
         """Write samples [channels, n]."""
@@ -78,8 +79,9 @@ class AudioWriter:
             self._file.write(block.T.astype(np.float32))
             return
         steps = block.T.astype(np.float64) * levels
-        if not np.array_equal(steps, np.round(steps)):
-            steps = np.round(steps + self._random.random(steps.shape) - self._random.random(steps.shape))
+        if self._dither and not np.array_equal(steps, np.round(steps)):
+            steps += self._random.random(steps.shape) - self._random.random(steps.shape)
+        steps = np.round(steps)
         whole = steps.clip(-levels, levels - 1)
         self.clipped += int(np.count_nonzero(whole != steps))
         self._file.write(whole.astype(np.int32) * ((1 << 31) // levels))  # soundfile takes the upper bits
@@ -87,7 +89,12 @@ class AudioWriter:
 
 @contextmanager
 def audio_writer(
-    path: Path, sample_rate: int, channels: int, audio_format: AudioFormat, tags: Mapping[str, str] | None = None
+    path: Path,
+    sample_rate: int,
+    channels: int,
+    audio_format: AudioFormat,
+    tags: Mapping[str, str] | None = None,
+    dither: bool = True,
 ) -> Iterator[AudioWriter]:
     """Create a file and write to it; what comes of it is as complete as the block was.
 
@@ -97,6 +104,7 @@ def audio_writer(
         channels: number of channels.
         audio_format: container and bits.
         tags: names and texts as `Metadata.tags`; those that the container does not know are left out.
+        dither: see `AudioWriter`; off for samples that are no sound.
 
     Raises:
         soundfile.SoundFileError, OSError: the file cannot be written.
@@ -106,4 +114,4 @@ def audio_writer(
     with sf.SoundFile(sound_path(path), "w", sample_rate, channels, subtype=subtype, format=container) as file:
         for name, text in (tags or {}).items():
             setattr(file, name, text)
-        yield AudioWriter(file, audio_format)
+        yield AudioWriter(file, audio_format, dither)

@@ -105,6 +105,7 @@ def test_eight_draws_by_default_in_the_format_of_the_results_with_their_tags(
     with sf.SoundFile(tmp_path / "out" / "take.mean.flac") as file:
         assert (file.subtype, file.title, file.channels) == ("PCM_16", "Take three", 2)
     assert sf.info(tmp_path / "out" / "take.spread.flac").subtype == "PCM_16"
+    assert audio(tmp_path / "out" / "take.spread.flac").min() == 0
     assert spread_report(tmp_path / "out")["format"] == {"container": "flac", "bits": "16"}
 
 
@@ -220,3 +221,14 @@ def test_distorted_clean_recordings_have_a_spread(
     assert run(prior, tmp_path / "out", source, *arguments) == 0
     assert names(tmp_path / "out") == drawn(2)
     assert "scores" in report(tmp_path / "out", "take.1")
+
+
+@pytest.mark.parametrize("option", ["--samples", "--spread"])
+def test_what_is_wrong_with_an_input_is_said_once(
+    prior: Path, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sf.write(tmp_path / "silent.wav", np.zeros(2000), TINY_RATE)
+    given = ["--samples", "3", *(["--spread"] if option == "--spread" else [])]
+    assert run(prior, tmp_path / "out", tmp_path / "silent.wav", *given, *KNOWN) == 1
+    assert capsys.readouterr().err.count("is silent") == 1
+    assert not (tmp_path / "out").exists()
