@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="restore even what shows no sign of a distortion")
     add("--strict", action="store_true", help="refuse a recording that ends early, instead of restoring what is there")
     add("--config", type=Path, metavar="FILE", help="YAML file of settings")
-    parser.set_defaults(bar=True, only=None)
+    parser.set_defaults(bar=True, sources=None, only=None)
     add("--quiet", action="store_true", help="no progress bar, no summary")
 
 
@@ -125,7 +125,9 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     config = _with_flags(load_config(RestoreConfig, options.config, overrides), options)
     check_config(config)
     audio_format = chosen_format(options)
-    sources = find_sources([text for text in options.inputs if text not in overrides], scratch, ".restored")
+    # Processes beside each other get the list of the first: meanwhile the folders fill with results.
+    given = [text for text in options.inputs if text not in overrides]
+    sources: list[Source] = options.sources or find_sources(given, scratch, ".restored")
     if not sources:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
     destinations = plan_destinations(sources, options.output, scratch)
@@ -148,7 +150,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
         audio_format=audio_format, strict=options.strict,
     )  # fmt: skip
     if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
-        return run_in_processes(run, options, [{"only": number} for number in range(len(sources))])
+        changes = [{"sources": sources, "only": number} for number in range(len(sources))]
+        return run_in_processes(run, options, changes)
     failed = 0
     for source in sources:
         mine = [one for one in runs if one.source is source]

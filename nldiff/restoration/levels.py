@@ -73,9 +73,9 @@ class Settled:
 
 
 def explained_db(parts: Sequence[Settled]) -> float:
-    """SDR of what the operators make of the results against the recording, dB."""
+    """SDR of what the operators make of the results against the recording, dB; minus infinity for silence."""
     error, power = sum(part.error for part in parts), sum(part.power for part in parts)
-    return float(10 * np.log10(power / max(error, 1e-30)))
+    return float(10 * np.log10(power / max(error, 1e-30))) if power > 0 else -np.inf
 
 
 def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequence[Read], level: str) -> list[Settled]:

@@ -60,6 +60,8 @@ class RefinementConfig(LoopConfig):
         random_share: share of curves that are random instead, see `nldiff.training.curves.random_monotone`.
         curves: how exactly curves are known.
         spectrum: the log-spectral part of the loss.
+        trust: share of the correction that restorations make, stored with the network, see
+            `nldiff.restoration.learned.Refiner`.
         val_distortions: distortions of the validation, as texts: `hard_clip:sdr=3`.
     """
 
@@ -72,6 +74,7 @@ class RefinementConfig(LoopConfig):
     random_share: float = 0.15
     curves: CurveErrors = field(default_factory=CurveErrors)
     spectrum: SpectrumLoss = field(default_factory=SpectrumLoss)
+    trust: float = 1.0
     val_distortions: list[str] = field(default_factory=list)
 
 
@@ -161,6 +164,7 @@ def refinement_config(config: RefinementConfig, step: int) -> dict[str, Any]:
         "network": config.network,
         "sample_rate": config.sample_rate,
         "windows": list(config.refinement.windows),
+        "trust": config.trust,
         **provenance(config, step, examples=config.examples, distortions=config.distortions),
     }
 
@@ -205,6 +209,9 @@ def _fixed(text: str) -> DrawOperator:
 
 
 def _check(config: RefinementConfig) -> None:
+    require(config, "", ("trust",), least=0)
+    if config.trust > 1:
+        raise NldiffError(f"trust={config.trust:g}: a number from 0 to 1 expected")
     if not config.val_distortions or not (config.distortions or config.random_share == 1):
         raise NldiffError("distortions and val_distortions: at least one of each expected")
     if config.examples < 1 or config.val_items < 1:

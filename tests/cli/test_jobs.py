@@ -1,5 +1,6 @@
 """`nldiff restore --jobs`: inputs side by side."""
 
+import argparse
 import re
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 import soundfile as sf
 from command_line import names, one_line, results, run, write
 from helpers import save_tiny_prior
+
+from nldiff.cli import restore
+from nldiff.cli.destinations import Source
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,22 @@ def test_results_and_messages_are_those_of_one_job(
     for name in "abc":
         one, two = (sf.read(tmp_path / jobs / f"{name}.restored.wav")[0] for jobs in ("1", "2"))
         assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_processes_keep_to_the_list_that_was_made_first(prior: Path, tmp_path: Path) -> None:
+    # A file that comes into the folder meanwhile, here the first by name, shifts no numbers.
+    (tmp_path / "takes").mkdir()
+    late, wanted = (write(tmp_path / "takes" / f"{name}.wav") for name in "ab")
+    parser = argparse.ArgumentParser()
+    restore.add_arguments(parser)
+    options = parser.parse_args(
+        ["--prior", str(prior), "--steps", "2", "--quiet", "-o", str(tmp_path / "out"), "takes"]
+    )
+    options.inputs = [str(tmp_path / "takes")]
+    options.sources, options.only = [Source(wanted, Path("b.wav"), str(wanted))], 0
+    assert late.exists()
+    assert restore.run(options) == 0
+    assert names(tmp_path / "out") == results("b")
 
 
 def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,7 @@ def config(guitar_folder: Path, tmp_path: Path) -> RefinementConfig:
         refinement=BRIEF,
         distortions=[{"name": "hard_clip", "sdr": [1, 10]}],
         val_distortions=["hard_clip:sdr=3", "half_wave"],
+        trust=0.5,
         samples_per_step=1024,
         segment_lengths=[512],
         steps=4,
@@ -193,7 +194,13 @@ def test_a_run_learns_resumes_exactly_and_its_file_loads(config: RefinementConfi
         "step", "loss", "si_sdr_gain", "hard_clip:sdr=3", "half_wave",
     ]  # fmt: skip
     refiner = load_refiner(path, CPU)
-    assert (refiner.sample_rate, refiner.windows) == (8000, (128, 256))
+    assert (refiner.sample_rate, refiner.windows, refiner.trust) == (8000, (128, 256), 0.5)
+
+
+@pytest.mark.parametrize("trust", [-0.1, 1.5, float("nan")])
+def test_a_share_of_the_correction_is_a_share(config: RefinementConfig, trust: float) -> None:
+    with pytest.raises(NldiffError, match=r"^trust="):
+        train_refinement(replace(config, trust=trust))
 
 
 def test_more_steps_lower_the_loss(config: RefinementConfig) -> None:
