@@ -131,23 +131,30 @@ EARLIER |= {"operator_warmup": 100, "operator_segments": 6}
 
 
 @pytest.mark.parametrize(
-    ("name", "earlier"),
+    ("name", "earlier", "later"),
     [
-        ("guitar_small", EARLIER | {"refine_iterations": 600, "refine_windows": [4096, 8192, 16384]}),
+        (
+            "guitar_small",
+            EARLIER | {"refine_iterations": 600, "refine_windows": [4096, 8192, 16384]},
+            {"settling": 60},
+        ),
         (
             "speech_small",
             EARLIER
             | {"cost_n_fft": 512, "cost_hop": 128, "refine_iterations": 300, "refine_windows": [512, 1024, 2048]}
             | {"polish_sigma": 0.015},
+            {},
         ),
     ],
 )
 def test_groups_say_what_the_flat_settings_said(
-    monkeypatch: pytest.MonkeyPatch, name: str, earlier: dict[str, Any]
+    monkeypatch: pytest.MonkeyPatch, name: str, earlier: dict[str, Any], later: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("NLDIFF_DATA", "/data")
     path = next(path for path in CONFIGS if path.stem == name)
-    assert load_config(TrainingConfig, path).settings == TrainingConfig(sampler=earlier).settings
+    expected = TrainingConfig(sampler=earlier).settings
+    expected["refinement"] |= later
+    assert load_config(TrainingConfig, path).settings == expected
 
 
 def test_paper_constants(monkeypatch: pytest.MonkeyPatch) -> None:
