@@ -7,6 +7,7 @@ from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _LATER = 0.01  # seconds
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -19,16 +20,23 @@ class Ended(KeyboardInterrupt):
         super().__init__(signal.Signals(number).name)
         self.number = number
 
+    @property
+    def code(self) -> int:
+        """Exit code of a program that ends by it."""
+        return 128 + self.number
+
 
 @contextmanager
 def cleaned_up() -> Iterator[None]:
-    """Raise `Ended` on SIGTERM and SIGHUP inside the block, once: a second one would interrupt the cleaning up.
+    """Raise `Ended` on SIGTERM and SIGHUP inside the block, once: another one would interrupt the cleaning up.
 
     Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
     """
+    earlier: dict[int, Any] = {}
 
     def end(number: int, frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        for other in earlier:
+            signal.signal(other, signal.SIG_IGN)
         raise Ended(number)
 
     def lost(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -39,10 +47,11 @@ def cleaned_up() -> Iterator[None]:
             return
         number = error.number if isinstance(error, Ended) else signal.SIGINT
         if isinstance(error, Ended):
-            signal.signal(number, end)
+            for other in earlier:
+                signal.signal(other, end)
         threading.Timer(_LATER, interrupt_main, (number,)).start()
 
-    earlier, hook = {}, sys.unraisablehook
+    hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
         sys.unraisablehook = lost
         for number in _ENDING:

@@ -16,7 +16,7 @@ from nldiff.errors import NldiffError
 from nldiff.interrupts import Ended, cleaned_up
 from nldiff.version import __version__
 
-_FAILED, _INTERRUPTED, _ENDED = 1, 130, 128
+_FAILED, _INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
             return _FAILED
         except Ended as end:
             print(f"ended by {end}", file=sys.stderr)
-            return _ENDED + end.number
+            return end.code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return _INTERRUPTED

@@ -3,17 +3,19 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from tqdm import tqdm
 
 from nldiff.errors import NldiffError
+from nldiff.interrupts import Ended, cleaned_up
 
 Run = Callable[[argparse.Namespace], int]
 """Runs a command with parsed options; returns the exit code."""
@@ -37,7 +39,7 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     codes, jobs = [0], min(options.jobs, len(changes))
     with (
-        ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool,
+        ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
         tqdm(total=len(changes), unit="file", disable=options.quiet, dynamic_ncols=True) as bar,
     ):
         alone = [argparse.Namespace(**vars(options) | {"jobs": 1} | each) for each in changes]
@@ -52,6 +54,11 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
                         bar.write(text, file=stream, end="")
         except BrokenProcessPool as error:
             raise NldiffError(f"--jobs {options.jobs}: a process was ended from outside (out of memory?)") from error
+        except KeyboardInterrupt:
+            # A terminal tells the processes too, others only this one: they ignore Ctrl-C, and are told of it here.
+            for process in active_children():
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return max(codes)
@@ -62,5 +69,9 @@ def _captured(run: Run, options: argparse.Namespace) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         options.bar = False
-        code = run(options)
+        try:
+            with cleaned_up():
+                code = run(options)
+        except Ended as end:
+            code = end.code
     return code, out.getvalue(), err.getvalue()

@@ -2,6 +2,10 @@
 
 import argparse
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,27 @@ def test_processes_keep_to_the_list_that_was_made_first(prior: Path, tmp_path: P
     assert late.exists()
     assert restore.run(options) == 0
     assert names(tmp_path / "out") == results("b")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_processes_end_with_the_one_that_started_them(
+    prior: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    takes = [write(tmp_path / f"{name}.wav") for name in "ab"]
+    command = [sys.executable, "-m", "nldiff", "restore", *map(str, takes), "--prior", str(prior), "--jobs", "2"]
+    out = tmp_path / "out"
+    # Steps for hours.
+    with subprocess.Popen(
+        [*command, "--steps", "900000", "--quiet", "-o", str(out)], stderr=subprocess.PIPE
+    ) as started:
+        until = time.monotonic() + 120
+        while len(list(out.glob(".*"))) < 2 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert len(list(out.glob(".*"))) == 2  # what both of them write to
+        started.send_signal(number)
+        _, err = started.communicate(timeout=60)
+    assert (started.returncode, out.exists()) == (code, False)
+    assert err.decode().splitlines() == ["interrupted" if number == signal.SIGINT else "ended by SIGTERM"]
 
 
 def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
