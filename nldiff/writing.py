@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -127,34 +127,61 @@ def write_problem(error: OSError | SoundFileError, folder: Path) -> str:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A hidden folder that goes away after the block, as do folders down to `folder` that are new and empty."""
-    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
-    scratch, lock = None, None
+def new_folders(folders: Iterable[Path]) -> Iterator[None]:
+    """Create folders that are missing; after the block those of them, and of what is above, that are empty go again.
+
+    Where several processes write to folders, the one that started them uses it: the first to leave a folder that it
+    made would find it in use, and the last would not know that it was new.
+
+    Raises:
+        OSError: a folder cannot be created.
+    """
+    folders = list(folders)
+    missing = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
     try:
-        with held():  # a signal would leave what is not yet known here
-            scratch, lock = _locked_folder(folder)
-        yield scratch
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
         with held():
-            if scratch is not None:
-                _remove(scratch, lock)
-            with suppress(OSError):
-                for each in missing:
+            for each in sorted(missing, key=lambda path: len(path.parts), reverse=True):
+                with suppress(OSError):
                     each.rmdir()
 
 
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A hidden folder that goes away after the block, as do folders down to `folder` that are new and empty."""
+    scratch, lock = None, None
+    with new_folders([folder]):
+        try:
+            with held():  # a signal would leave what is not yet known here
+                scratch, lock = _locked_folder(folder)
+            yield scratch
+        finally:
+            if scratch is not None:
+                with held():
+                    _remove(scratch, lock)
+
+
 def _locked_folder(folder: Path) -> tuple[Path, int | None]:
-    """A new hidden folder in a folder, which is created if needed, with its lock; those of killed programs go."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A new hidden folder in a folder, with its lock; those of killed programs go.
+
+    Programs that write there too may remove the folder while it is empty, and the hidden one while it is not locked:
+    then both are made again.
+    """
     _sweep(folder)
     while True:
-        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
+        try:
+            scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
+        except FileNotFoundError:
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         lock = _locked(scratch, wait=True)
-        # Another program may have removed the folder before it was locked.
-        if lock is None or scratch.exists():
+        if scratch.exists():
             return scratch, lock
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 def _locked(folder: Path, wait: bool) -> int | None:

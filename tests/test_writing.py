@@ -5,17 +5,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kills import killed
 
 from nldiff import interrupts, writing
 from nldiff.errors import NldiffError
-from nldiff.writing import atomic_path, replace_folder, replace_together, scratch_folder
+from nldiff.writing import atomic_path, new_folders, replace_folder, replace_together, scratch_folder
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
@@ -78,6 +81,19 @@ def test_folders_that_were_made_for_what_failed_go_away_again(tmp_path: Path, ki
     assert (deep / "file").read_text() == "good"
 
 
+def test_new_folders_go_though_the_process_that_made_them_left_before_another(tmp_path: Path) -> None:
+    one, kept = tmp_path / "out" / "one", tmp_path / "out" / "kept"
+    with new_folders([one, kept]):
+        with ExitStack() as others:
+            with scratch_folder(one):
+                others.enter_context(scratch_folder(one))
+            assert one.is_dir()  # in use
+        assert (tmp_path / "out").exists()  # only the first tried, in vain
+        with atomic_path(kept / "file") as temporary:
+            temporary.write_text("a")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "out", kept, kept / "file"]
+
+
 def test_what_only_looks_like_a_scratch_folder_stays(tmp_path: Path) -> None:
     (tmp_path / ".nldiff-file").touch()
     (tmp_path / "target").mkdir()
@@ -87,22 +103,32 @@ def test_what_only_looks_like_a_scratch_folder_stays(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".nldiff-file", ".nldiff-link", "target"]
 
 
-def test_a_scratch_folder_that_is_swept_before_its_lock_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "with its folder, before it is made"])
+def test_a_scratch_folder_that_another_program_sweeps_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    real, made = writing._locked, []
+    lock, make, made = writing._locked, tempfile.mkdtemp, []
 
-    def swept_first(folder: Path, wait: bool) -> int | None:
-        lock = real(folder, wait)
+    def locked(folder: Path, wait: bool) -> int | None:
         made.append(folder)
-        if len(made) == 1:
-            shutil.rmtree(folder)
-        return lock
+        if len(made) > 1 or moment.startswith("with"):
+            return lock(folder, wait)
+        descriptor = None if "opened" in moment else lock(folder, wait)
+        shutil.rmtree(folder)
+        return lock(folder, wait) if descriptor is None else descriptor
 
-    monkeypatch.setattr(writing, "_locked", swept_first)
-    with scratch_folder(tmp_path) as scratch:
+    def swept(**options: Any) -> str:
+        if moment.startswith("with") and not made:
+            made.append(tmp_path)
+            (tmp_path / "out").rmdir()
+        return make(**options)
+
+    monkeypatch.setattr(writing, "_locked", locked)
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    with scratch_folder(tmp_path / "out") as scratch:
         assert scratch.is_dir()
         assert len(made) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_and_folder_are_on_the_disk_before_and_after_the_renames(

@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import active_children, get_context
+from threading import RLock
 from typing import Any
 
 from tqdm import tqdm
@@ -39,7 +40,7 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     codes, jobs = [0], min(options.jobs, len(changes))
     with (
-        ProcessPoolExecutor(jobs, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
+        ProcessPoolExecutor(jobs, get_context("spawn"), _start) as pool,
         tqdm(total=len(changes), unit="file", disable=options.quiet, dynamic_ncols=True) as bar,
     ):
         alone = [argparse.Namespace(**vars(options) | {"jobs": 1} | each) for each in changes]
@@ -54,14 +55,20 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
                         bar.write(text, file=stream, end="")
         except BrokenProcessPool as error:
             raise NldiffError(f"--jobs {options.jobs}: a process was ended from outside (out of memory?)") from error
-        except KeyboardInterrupt:
-            # A terminal tells the processes too, others only this one: they ignore Ctrl-C, and are told of it here.
+        except BaseException:
+            # Ctrl-C, or an error that ends the command. The processes ignore Ctrl-C, and are told of it here.
             for process in active_children():
                 process.terminate()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
     return max(codes)
+
+
+def _start() -> None:
+    """What a process does first: it leaves Ctrl-C to the first process, and owns nothing that outlives its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tqdm.set_lock(RLock())  # by default one of the system
 
 
 def _captured(run: Run, options: argparse.Namespace) -> tuple[int, str, str]:
@@ -73,5 +80,6 @@ def _captured(run: Run, options: argparse.Namespace) -> tuple[int, str, str]:
             with cleaned_up():
                 code = run(options)
         except Ended as end:
-            code = end.code
+            # Back in the pool it could wait for ever for a lock that another process had when it was ended.
+            os._exit(end.code)
     return code, out.getvalue(), err.getvalue()

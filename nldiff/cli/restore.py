@@ -45,7 +45,7 @@ from nldiff.restoration.settings import LEVELS, QUALITIES, RestoreConfig, check_
 from nldiff.restoration.spread import FileDraws, spread_paths
 from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
-from nldiff.writing import scratch_folder
+from nldiff.writing import new_folders, scratch_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +151,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     )  # fmt: skip
     if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
         changes = [{"sources": sources, "only": number} for number in range(len(sources))]
-        return run_in_processes(run, options, changes)
+        with new_folders({one.destination.folder for one in runs}):
+            return run_in_processes(run, options, changes)
     failed = 0
     for source in sources:
         mine = [one for one in runs if one.source is source]

@@ -15,6 +15,7 @@ from helpers import save_tiny_prior
 
 from nldiff.cli import restore
 from nldiff.cli.destinations import Source
+from nldiff.cli.jobs import run_in_processes
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +70,15 @@ def test_processes_end_with_the_one_that_started_them(
     with subprocess.Popen(
         [*command, "--steps", "900000", "--quiet", "-o", str(out)], stderr=subprocess.PIPE
     ) as started:
-        until = time.monotonic() + 120
-        while len(list(out.glob(".*"))) < 2 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert len(list(out.glob(".*"))) == 2  # what both of them write to
-        started.send_signal(number)
-        _, err = started.communicate(timeout=60)
+        try:
+            until = time.monotonic() + 120
+            while len(list(out.glob(".*"))) < 2 and time.monotonic() < until:
+                time.sleep(0.1)
+            assert len(list(out.glob(".*"))) == 2  # what both of them write to
+            started.send_signal(number)
+            _, err = started.communicate(timeout=60)
+        finally:
+            started.kill()
     assert (started.returncode, out.exists()) == (code, False)
     assert err.decode().splitlines() == ["interrupted" if number == signal.SIGINT else "ended by SIGTERM"]
 
@@ -82,3 +86,16 @@ def test_processes_end_with_the_one_that_started_them(
 def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(prior, tmp_path / "out", write(tmp_path / "a.wav"), "--jobs", "0") == 1
     assert "--jobs 0" in one_line(capsys)
+
+
+def fail_or_wait(options: argparse.Namespace) -> int:
+    time.sleep(options.seconds)
+    raise OSError("no space")
+
+
+def test_an_error_that_ends_the_command_ends_the_other_processes() -> None:
+    options = argparse.Namespace(jobs=2, quiet=True)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="no space"):
+        run_in_processes(fail_or_wait, options, [{"seconds": 1}, {"seconds": 600}])
+    assert time.monotonic() - started < 300
