@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_LATER = 0.01  # seconds
+_LATER = 0.05  # seconds
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -28,28 +28,31 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def cleaned_up() -> Iterator[None]:
-    """Raise `Ended` on SIGTERM and SIGHUP inside the block, once: another one would interrupt the cleaning up.
+    """Raise `Ended` on SIGTERM and SIGHUP inside the block, again and again until the block is left or cleans up.
 
-    Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
+    Python drops what is raised while it frees an object or calls back from C, and some of its own functions put another
+    error in its place. Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
     """
     earlier: dict[int, Any] = {}
+    repeats: list[threading.Thread] = []
+    left = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
-        for other in earlier:
-            signal.signal(other, signal.SIG_IGN)
-        raise Ended(number)
+        if not repeats:
+            repeats.append(threading.Thread(target=repeat, args=(signal.Signals(number),), daemon=True))
+            repeats[0].start()
+        if not _cleans_up():
+            raise Ended(number)
+
+    def repeat(number: signal.Signals) -> None:
+        while not left.wait(_LATER):
+            interrupt_main(number)
 
     def lost(unraisable: "sys.UnraisableHookArgs") -> None:
-        # Python drops what is raised while it frees an object, or calls back from C: the signal comes again, later.
-        error = unraisable.exc_value
-        if not isinstance(error, KeyboardInterrupt):
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
             hook(unraisable)
-            return
-        number = error.number if isinstance(error, Ended) else signal.SIGINT
-        if isinstance(error, Ended):
-            for other in earlier:
-                signal.signal(other, end)
-        threading.Timer(_LATER, interrupt_main, (number,)).start()
+        elif not isinstance(unraisable.exc_value, Ended):
+            threading.Timer(_LATER, interrupt_main, (signal.SIGINT,)).start()
 
     hook = sys.unraisablehook
     if threading.current_thread() is threading.main_thread():
@@ -60,9 +63,20 @@ def cleaned_up() -> Iterator[None]:
     try:
         yield
     finally:
+        left.set()
+        for thread in repeats:
+            thread.join()
         sys.unraisablehook = hook
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _cleans_up() -> bool:
+    """Whether the program is in a block that runs because of `Ended`: that must not be interrupted."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Ended):
+        error = error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,33 @@ def test_a_signal_that_comes_while_an_object_is_freed_is_not_lost(number: signal
         for _ in range(500):
             time.sleep(0.01)
     assert sys.unraisablehook is hook
+
+
+def test_a_signal_whose_exception_another_error_replaces_is_not_lost() -> None:
+    with pytest.raises(interrupts.Ended), interrupts.cleaned_up():
+        with suppress(interrupts.Ended):
+            signal.raise_signal(signal.SIGTERM)
+        for _ in range(500):
+            time.sleep(0.01)
+
+
+def test_another_signal_does_not_interrupt_the_cleaning_up(capsys: pytest.CaptureFixture[str]) -> None:
+    cleaned = []
+    with pytest.raises(interrupts.Ended) as caught, interrupts.cleaned_up():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.raise_signal(number)
+                cleaned.append(number)
+            with suppress(OSError):
+                try:
+                    raise OSError
+                finally:
+                    time.sleep(0.2)  # meanwhile the first one comes again
+    assert caught.value.number == signal.SIGTERM
+    assert cleaned == [signal.SIGTERM, signal.SIGHUP]
+    assert capsys.readouterr().err == ""
 
 
 def test_ignored_signals_stay_ignored() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, resource_tracker
 from threading import RLock
 from typing import Any
 
@@ -38,6 +38,7 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
     """
     # Read when the processes load PyTorch; this one has done so.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+    _start_tracker()
     codes, jobs = [0], min(options.jobs, len(changes))
     with (
         ProcessPoolExecutor(jobs, get_context("spawn"), _start) as pool,
@@ -63,6 +64,14 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
         finally:
             pool.shutdown(cancel_futures=True)
     return max(codes)
+
+
+def _start_tracker() -> None:
+    """Start the helper of multiprocessing that does not ignore SIGHUP by itself: without it the end would be noisy."""
+    if hasattr(signal, "SIGHUP"):
+        earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        resource_tracker.ensure_running()
+        signal.signal(signal.SIGHUP, earlier)
 
 
 def _start() -> None:

@@ -1,6 +1,7 @@
 """`nldiff restore --jobs`: inputs side by side."""
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -59,28 +60,35 @@ def test_processes_keep_to_the_list_that_was_made_first(prior: Path, tmp_path: P
     assert names(tmp_path / "out") == results("b")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "to_all", "code", "line"),
+    [
+        (signal.SIGTERM, False, 143, "ended by SIGTERM"),
+        (signal.SIGINT, False, 130, "interrupted"),
+        (signal.SIGHUP, True, 129, "ended by SIGHUP"),  # a terminal that is closed
+    ],
+)
 def test_processes_end_with_the_one_that_started_them(
-    prior: Path, tmp_path: Path, number: signal.Signals, code: int
+    prior: Path, tmp_path: Path, number: signal.Signals, to_all: bool, code: int, line: str
 ) -> None:
     takes = [write(tmp_path / f"{name}.wav") for name in "ab"]
     command = [sys.executable, "-m", "nldiff", "restore", *map(str, takes), "--prior", str(prior), "--jobs", "2"]
     out = tmp_path / "out"
     # Steps for hours.
     with subprocess.Popen(
-        [*command, "--steps", "900000", "--quiet", "-o", str(out)], stderr=subprocess.PIPE
+        [*command, "--steps", "900000", "--quiet", "-o", str(out)], stderr=subprocess.PIPE, start_new_session=True
     ) as started:
         try:
             until = time.monotonic() + 120
             while len(list(out.glob(".*"))) < 2 and time.monotonic() < until:
                 time.sleep(0.1)
             assert len(list(out.glob(".*"))) == 2  # what both of them write to
-            started.send_signal(number)
+            (os.killpg if to_all else os.kill)(started.pid, number)
             _, err = started.communicate(timeout=60)
         finally:
             started.kill()
     assert (started.returncode, out.exists()) == (code, False)
-    assert err.decode().splitlines() == ["interrupted" if number == signal.SIGINT else "ended by SIGTERM"]
+    assert err.decode().splitlines() == [line]
 
 
 def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
