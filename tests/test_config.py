@@ -136,7 +136,7 @@ EARLIER |= {"operator_warmup": 100, "operator_segments": 6}
         (
             "guitar_small",
             EARLIER | {"refine_iterations": 600, "refine_windows": [4096, 8192, 16384]},
-            {"settling": 60},
+            {"refinement": {"settling": 60}, "curve": {"iterations_divisor": 8}},
         ),
         (
             "speech_small",
@@ -153,7 +153,7 @@ def test_groups_say_what_the_flat_settings_said(
     monkeypatch.setenv("NLDIFF_DATA", "/data")
     path = next(path for path in CONFIGS if path.stem == name)
     expected = TrainingConfig(sampler=earlier).settings
-    expected["refinement"] |= later
+    expected |= {group: expected.get(group, {}) | values for group, values in later.items()}
     assert load_config(TrainingConfig, path).settings == expected
 
 

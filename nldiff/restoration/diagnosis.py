@@ -21,7 +21,7 @@ from nldiff.sound.recording import Recording
 
 # What is looked at, in seconds: enough to tell a plateau or a bend.
 _EXCERPT_SECONDS = 1.0
-# A third of the iterations that a restoration takes to find a curve say the same of it.
+# Fewer iterations than a restoration takes to find a curve say the same of it.
 _ITERATIONS_DIVISOR = 3 * CurveSettings().iterations_divisor
 # The curve is told at these multiples of the RMS of the recording.
 _MULTIPLES = (-4.0, -2.0, -1.0, 1.0, 2.0, 4.0)

@@ -114,6 +114,7 @@ def test_prior_with_settings_of_an_old_file(tmp_path: Path, network: ScoreNetwor
                 "sampler": {"steps": 40, "sigma_max": 0.5, "sigma_min": 1e-3, "churn": 0.0, "zeta": 0.6},
                 "operator_fit": {"warmup": 100, "segments": 6},
                 "refinement": {"name": "auto", "iterations": 600, "settling": 60, "windows": [4096, 8192, 16384]},
+                "curve": {"iterations_divisor": 8},
             },
         ),
         (
