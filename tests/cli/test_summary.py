@@ -8,6 +8,9 @@ import soundfile as sf
 from command_line import quick_sampler, report, run, samples
 from helpers import TINY_RATE, FakeSampler, plucked, save_tiny_prior
 
+from nldiff.cli.summary import summary
+from nldiff.restoration.output import Outputs
+
 
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,3 +52,18 @@ def test_the_curve_is_told_where_the_samples_are(
     peak = report(tmp_path / "out")["curve_range"]
     assert points == pytest.approx([-peak, -0.5 * peak, -0.1 * peak, 0.1 * peak, 0.5 * peak, peak], abs=1e-3)
     assert 0.4 < peak < 0.6
+
+
+def test_of_what_comes_back_as_it_is_the_summary_says_no_more_than_that(tmp_path: Path) -> None:
+    verdict = {"finding": "nothing happened", "log_odds": {}, "unchanged": True, "expected_sdr_db": None}
+    made = {
+        "prior": "guitar", "prior_scores": {}, "cost": [], "network_evaluations": 0, "seconds": 2.0, "seed": 0,
+        "verdict": verdict, "parts": [{"channels": [1], "verdict": verdict}], "level_db": 0.0,
+    }  # fmt: skip
+    missing = tmp_path / "missing"
+    lines = summary(Path("take.wav"), Outputs(missing / "take.restored.wav", missing, missing, missing, made))
+    assert lines.splitlines()[1:] == [
+        "  verdict: nothing happened",
+        "  0 steps, 0 network evaluations, 2 s, seed 0",
+        "  prior guitar, as named",
+    ]
