@@ -146,25 +146,33 @@ def _finding(report: Mapping[str, Any]) -> str:
 
 def _reasons(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What verdict and result rest on: words and values."""
-    reasons, verdict = [], report["verdict"]
-    if verdict and not verdict["judgement"]:
-        reasons = [("Signs of a distortion", "none")]
-    elif verdict:
-        judged = verdict["judgement"]
-        reasons = [
-            ("Odds that the restored signal is nearer to the clean one", f"{100 * judged['confidence']:.0f} %"),
-            ("More predictable than the recording, by", f"{judged['predictability_gain']:+.3f} nats"),
-            ("Sparser than the recording, by", f"{judged['spread_gain']:+.3f} nats"),
-            ("Samples of the recording on a plateau", f"{100 * judged['plateau']:.1f} %"),
+    verdict = report["verdict"]
+    reasons = _evidence(verdict) if verdict else []
+    if not (verdict and verdict["unchanged"]):  # of what comes back as it is, both would say nothing
+        explained = "–" if report["explained_db"] is None else f"{report['explained_db']:.1f} dB"
+        reasons += [
+            ("The curve, applied to the restored signal, explains the recording to", explained),
+            ("Restored up to", f"{report['restored_band_hz'] / 1000:g} kHz"),
         ]
-    above = f"{report['restored_band_hz'] / 1000:g} kHz"
-    explained = "–" if report["explained_db"] is None else f"{report['explained_db']:.1f} dB"
-    return [
-        *reasons,
-        ("The curve, applied to the restored signal, explains the recording to", explained),
-        ("Restored up to", above),
-        ("Method, prior, seed", f"{report['method']}, {report['prior'] or 'none'}, {report['seed']}"),
+    return [*reasons, ("Method, prior, seed", f"{report['method']}, {report['prior'] or 'none'}, {report['seed']}")]
+
+
+def _evidence(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a verdict rests on, and the SI-SDR that it leads to expect."""
+    if not (judged := verdict["judgement"]):
+        return [("Signs of a distortion", "none")]
+    reasons = [
+        ("Probability that the restored signal is nearer to the clean one", f"{100 * judged['confidence']:.0f} %"),
+        ("More predictable than the recording, by", f"{judged['predictability_gain']:+.3f} nats"),
+        ("Sparser than the recording, by", f"{judged['spread_gain']:+.3f} nats"),
+        ("Samples of the recording on a plateau", f"{100 * judged['plateau']:.1f} %"),
     ]
+    if verdict["unchanged"]:
+        reasons.insert(0, ("Best hypothesis, which is not believed", verdict["hypothesis"]))
+    if expected := verdict["expected_sdr_db"]:
+        bounds = f"{expected['low']:.0f} to {expected['high']:.0f} dB in nine of ten cases"
+        reasons.append(("Expected SI-SDR", f"{expected['middle']:.0f} dB; {bounds}"))
+    return reasons
 
 
 def _address(kind: str, data: bytes) -> str:

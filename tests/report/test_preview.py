@@ -27,7 +27,8 @@ REPORT: dict[str, Any] = {
     "input": NAME, "frames": 3 * RATE, "known": None, "method": "blind", "prior": "guitar", "seed": 3,
     "explained_db": 31.26, "restored_band_hz": 8000.0, "warnings": ["be <careful>"],
     "verdict": {
-        "finding": "distorted",
+        "finding": "distorted", "hypothesis": "clipped", "unchanged": False,
+        "expected_sdr_db": {"low": 9.4, "middle": 18.4, "high": 27.4},
         "judgement": {"confidence": 0.93, "predictability_gain": 0.2, "spread_gain": -0.1, "plateau": 0.125},
     },
 }  # fmt: skip
@@ -87,6 +88,17 @@ def test_the_page_is_alone_and_everything_is_escaped(text: str) -> None:
 def test_verdict_and_reasons_are_there(text: str) -> None:
     for words in ("distorted", "93 %", "+0.200 nats", "-0.100 nats", "12.5 %", "31.3 dB", "8 kHz", "blind, guitar, 3"):
         assert words in unescape(text)
+    assert "18 dB; 9 to 27 dB in nine of ten cases" in text
+
+
+def test_of_a_recording_that_comes_back_unchanged_nothing_is_explained_or_restored(tmp_path: Path) -> None:
+    verdict = REPORT["verdict"] | {"finding": "unexplained", "unchanged": True, "expected_sdr_db": None}
+    text = write(tmp_path, clipped(1.0, RATE), clipped(1.0, RATE), verdict=verdict)
+    assert re.search(r"which is not believed</th><td>clipped<", text)
+    for words in ("explains the recording to", "Restored up to", "Expected SI-SDR"):
+        assert words not in text
+    untried = write(tmp_path, clipped(1.0, RATE), clipped(1.0, RATE), verdict=verdict | {"judgement": None})
+    assert re.search(r"Signs of a distortion</th><td>none<", untried)
 
 
 def test_what_was_told_what_is_not_judged_and_what_is_infinite(tmp_path: Path) -> None:
