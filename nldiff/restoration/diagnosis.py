@@ -54,7 +54,8 @@ class Diagnosis:
         judgement = self.verdict.judgement
         assert judgement is not None
         lost = judgement.interval + judgement.unknown
-        return f"{self.verdict.hypothesis}, confidence {judgement.confidence:.0%}, {lost:.1%} of the samples are lost"
+        found = f"{self.verdict.hypothesis}, confidence {judgement.confidence:.0%}"
+        return f"{found}, {lost:.1%} of the samples are lost where it is loudest"
 
     def values(self) -> dict[str, Any]:
         """What JSON says."""

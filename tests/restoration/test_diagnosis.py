@@ -27,6 +27,7 @@ def test_channels_are_told_apart(tmp_path: Path) -> None:
     assert clipped.part.offset == pytest.approx(0.2, abs=0.02)
     assert clipped.curve[-1, 1] == pytest.approx(0.32, abs=0.01)
     assert clipped.text.startswith("clipped, confidence 99%")
+    assert clipped.text.endswith("of the samples are lost where it is loudest")  # one second is looked at
     assert clean.verdict
     assert clean.verdict.finding == "nothing happened"
     assert clean.text == "no distortion found"
