@@ -20,9 +20,10 @@ def summary(path: Path, outputs: Outputs) -> str:
     report = outputs.report
     if report["prior"]:
         errors = ", ".join(f"{name} {error:.2f} dB" for name, error in report["prior_scores"].items())
+        counts = (len(report["cost"]), "steps"), (report["network_evaluations"], "evaluations of the prior")
         work = [
-            f"{len(report['cost'])} steps, {report['network_evaluations']} network evaluations, "
-            f"{report['seconds']:.0f} s, seed {report['seed']}",
+            "".join(f"{count} {what}, " for count, what in counts if count)
+            + f"{report['seconds']:.0f} s, seed {report['seed']}",
             f"prior {report['prior']}" + (f", the lowest denoising error of: {errors}" if errors else ", as named"),
         ]
     else:
@@ -33,7 +34,7 @@ def summary(path: Path, outputs: Outputs) -> str:
     several = len(report["parts"]) > 1
     lines[1:1] = [f"  {line}" for part in report["parts"] for line in _verdict(part, several)]
     if abs(report["level_db"]) >= 0.05:
-        lines.append(f"  level of what was not distorted: {report['level_db']:+.1f} dB")
+        lines.append(f"  level: what was not distorted is {report['level_db']:+.1f} dB, compared with the recording")
     for when, values in report.get("scores", {}).items():
         lines.append(
             f"  {when:6} SI-SDR {values['si_sdr_db']:.2f} dB, LSD {values['lsd']:.3f}, "
@@ -49,12 +50,11 @@ def _found(outputs: Outputs) -> list[str]:
     # Almost all restored samples are within this range; beyond it the curve is a guess.
     inputs = np.array([-1.0, -0.5, -0.1, 0.1, 0.5, 1.0]) * report["curve_range"]
     points = np.interp(inputs, table[:, 0], table[:, 1])
-    band = f"restored up to {report['restored_band_hz']:.0f} Hz"
-    if report["sample_rate"] / 2 > report["restored_band_hz"]:
-        band += "; above it, " + {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
+    above = {"drop": "nothing", "keep": "as observed"}[report["config"]["above_band"]]
+    narrower = report["sample_rate"] / 2 > report["restored_band_hz"]
     pairs = "  ".join(f"{x:+.3f} -> {y:+.3f}" for x, y in zip(inputs, points, strict=True))
     return [
-        band,
+        *([f"restored up to {report['restored_band_hz']:.0f} Hz; above it, {above}"] if narrower else []),
         f"curve (restored -> observed): {pairs}",
         f"curve(restored) explains the recording to {report['explained_db']:.1f} dB",
     ]

@@ -1,5 +1,6 @@
 """`nldiff restore`: bad input and arguments, several inputs, settings, known distortions, methods."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -389,7 +390,7 @@ def test_the_prior_is_chosen_unless_one_is_named(
 @pytest.mark.parametrize(
     ("rate", "option", "said"),
     [
-        (8000, "keep", "restored up to 4000 Hz\n"),
+        (8000, "keep", ""),  # all of it
         (16000, "keep", "restored up to 4000 Hz; above it, as observed\n"),
         (16000, "drop", "restored up to 4000 Hz; above it, nothing\n"),
     ],
@@ -406,7 +407,7 @@ def test_the_restored_band_is_said(
     path = tmp_path / "take.wav"
     samples(plucked(0.3, rate), rate)(path)
     assert run(prior, tmp_path / "out", path, f"above_band={option}") == 0
-    assert said in capsys.readouterr().out
+    assert re.findall(r"restored up to .*\n", capsys.readouterr().out) == [said] * bool(said)
     assert report(tmp_path / "out")["restored_band_hz"] == 4000
 
 
@@ -518,7 +519,7 @@ def test_a_network_restores(
     assert restore(source, "--output", tmp_path / "out", "--device", "cpu", "--level", "rms", *arguments) == 0
     assert names(tmp_path / "out") == results("take")
     out, err = capsys.readouterr()
-    assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  restored up to 4000 Hz\n  curve" in out
+    assert f"\n  method {arguments[1]}, weights tiny, 0 s\n  curve" in out
     assert "take 100%" in err
     y = clipped(0.2, TINY_RATE)
     x = load_baseline(baseline)(torch.from_numpy(sf.read(source, dtype="float32")[0][None])).numpy()[0]

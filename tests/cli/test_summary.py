@@ -31,7 +31,7 @@ def test_the_summary_says_what_was_found(
     out = capsys.readouterr().out
     made = report(tmp_path / "out", "clean")
     assert out.startswith(f"clean.wav -> {tmp_path / 'out' / 'clean.restored.wav'}\n")
-    assert "3 steps, 3 network evaluations" in out
+    assert "3 steps, 3 evaluations of the prior" in out
     assert f"to {made['explained_db']:.1f} dB" in out
     for when in ("before", "after"):
         assert f"SI-SDR {made['scores'][when]['si_sdr_db']:.2f} dB" in out
@@ -64,6 +64,6 @@ def test_of_what_comes_back_as_it_is_the_summary_says_no_more_than_that(tmp_path
     lines = summary(Path("take.wav"), Outputs(missing / "take.restored.wav", missing, missing, missing, made))
     assert lines.splitlines()[1:] == [
         "  verdict: nothing happened",
-        "  0 steps, 0 network evaluations, 2 s, seed 0",
+        "  2 s, seed 0",
         "  prior guitar, as named",
     ]
