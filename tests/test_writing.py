@@ -179,15 +179,15 @@ def test_without_locks_folders_are_made_and_none_is_swept(tmp_path: Path, monkey
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(
-    ("kind", "ending"),
+    ("kind", "ending", "step"),
     [
-        ("nothing", signal.SIGINT),
-        pytest.param("files", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("error", signal.SIGTERM, marks=pytest.mark.slow),
+        ("nothing", signal.SIGINT, 5),
+        pytest.param("files", signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param("error", signal.SIGTERM, 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_at_any_call_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ending: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ending: signal.Signals, step: int
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # takes long
     out = tmp_path / "out" / "deep"
@@ -208,7 +208,7 @@ def test_a_signal_at_any_call_leaves_nothing(
         assert found in (set(), whole), number
         if found:
             shutil.rmtree(tmp_path / "out")
-        number += 1
+        number += step
     assert number > 100
 
 

@@ -143,14 +143,15 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     priors = load_candidates(config.prior, device) if method.uses_prior else []
     for prior in priors:
         allowed_strategies(resolve_settings(prior, config).refinement.name)
-    with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
-        pass  # a folder that cannot be written is reported up front, and once
+    if options.only is None:
+        with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
+            pass  # a folder that cannot be written is reported up front, and once
     restore = partial(
         restore_file, prior=priors, known=known, distort=distort, method=method, weights=options.weights,
         audio_format=audio_format, strict=options.strict,
     )  # fmt: skip
     if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
-        changes = [{"sources": sources, "only": number} for number in range(len(sources))]
+        options.sources, changes = sources, [{"only": number} for number in range(len(sources))]
         with new_folders({one.destination.folder for one in runs}):
             return run_in_processes(run, options, changes)
     failed = 0
