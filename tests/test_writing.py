@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ from kills import ended, killed
 
 from nldiff import interrupts, writing
 from nldiff.errors import NldiffError
-from nldiff.writing import atomic_path, new_folders, replace_folder, replace_together, scratch_folder
+from nldiff.writing import (
+    atomic_path,
+    new_folders,
+    replace_after_report,
+    replace_folder,
+    replace_together,
+    scratch_folder,
+)
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
@@ -253,6 +260,58 @@ def test_a_report_never_stands_beside_another_version(tmp_path: Path) -> None:
         number += 1
     assert number >= 12
     assert len(seen) >= 4  # old, without a report, half, new
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_files_never_stand_without_the_report_of_their_version(tmp_path: Path) -> None:
+    def write_spread(version: str, suffix: str, earlier: Sequence[str]) -> None:
+        with scratch_folder(tmp_path) as scratch:
+            written = [scratch / name for name in (f"mean{suffix}", f"spread{suffix}", "report")]
+            for path in written:
+                path.write_text(version)
+            replace_after_report(written[2], written[:2], tmp_path, [tmp_path / name for name in earlier])
+
+    def write_old() -> None:
+        for path in tmp_path.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        write_spread("old", ".wav", [])
+
+    for suffix in (".wav", ".flac"):
+        write_old()
+        number, seen = 0, set()
+        while killed(lambda end=suffix: write_spread("new", end, ["mean.wav", "spread.wav", "report"]), number):
+            contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+            assert not contents or "report" in contents, number
+            assert len(set(contents.values())) <= 1, number
+            seen.add(tuple(sorted(contents.items())))
+            write_old()
+            number += 1
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+            (f"mean{suffix}", f"spread{suffix}", "report"), "new"
+        )
+        assert len(seen) >= 6
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_was_made_of_a_set_goes_before_it(tmp_path: Path) -> None:
+    def write_page(version: str) -> None:
+        write_set(tmp_path, version)
+        (tmp_path / "page").write_text(version)
+
+    def replace() -> None:
+        with scratch_folder(tmp_path) as scratch:
+            for name in ("audio", "report"):
+                (scratch / name).write_text("new")
+            replace_together([scratch / "audio", scratch / "report"], tmp_path, [tmp_path / "page"])
+
+    write_page("old")
+    number = 0
+    while killed(replace, number):
+        contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+        assert "page" not in contents or set(contents.values()) == {"old"}
+        write_page("old")
+        number += 1
+    assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

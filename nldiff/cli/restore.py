@@ -41,8 +41,9 @@ from nldiff.restoration.draws import SAMPLES, draw_config
 from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
+from nldiff.restoration.result import PREVIEW
 from nldiff.restoration.settings import LEVELS, QUALITIES, RestoreConfig, check_config, resolve_settings
-from nldiff.restoration.spread import FileDraws, spread_paths
+from nldiff.restoration.spread import FileDraws, earlier_spread, spread_paths
 from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
 from nldiff.writing import new_folders, scratch_folder
@@ -282,9 +283,7 @@ def _restore_one(
 ) -> None:
     """Restore one sample of one input, with a progress bar and a summary."""
     to = one.destination
-    page = to.folder / f"{to.stem}.preview.html"
-    if page.is_file():
-        page.unlink()  # it would not be of these results
+    replaced = options.samples > 1 and any(path.exists() for path in one.results)
     with restoration_bar(one_line(to.stem), options.quiet or not options.bar) as bar:
         outputs = restore(
             one.source.path,
@@ -293,13 +292,14 @@ def _restore_one(
             stem=to.stem,
             audio_name=to.audio_name,
             on_step=partial(show_progress, bar),
+            outdated=earlier_spread(to.folder, one.spread_stem) if replaced else [],
         )
     for warning in outputs.report["warnings"]:
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
         with sound.readable(one.source.path) as original:
-            build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, page)
+            build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, to.folder / f"{to.stem}{PREVIEW}")
     if not options.quiet:
         print(summary(one.source.path, outputs), file=sys.stderr if piped else sys.stdout)
     if piped:
