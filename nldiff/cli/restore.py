@@ -298,8 +298,9 @@ def _restore_one(
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
+        page = to.folder / f"{to.stem}{PREVIEW}"
         with sound.readable(one.source.path) as original:
-            build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, to.folder / f"{to.stem}{PREVIEW}")
+            build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, page)
     if not options.quiet:
         print(summary(one.source.path, outputs), file=sys.stderr if piped else sys.stdout)
     if piped:

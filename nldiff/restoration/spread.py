@@ -60,10 +60,10 @@ class FileDraws:
         self._kept.append(dataclasses.replace(restored, raws=raws))
 
     def write(self, source: Path, folder: Path, stem: str, audio_format: sound.AudioFormat) -> dict[str, Any]:
-        """Write STEM.mean.wav, STEM.spread.wav and STEM.spread.json, which replace earlier ones: nothing is there beside
-        a report of another version, or without one.
+        """Write STEM.mean.wav, STEM.spread.wav and STEM.spread.json.
 
-        Mean and standard deviation of every sample, over at least two draws, in pieces that fit in memory.
+        They replace earlier ones: nothing is there beside a report of another version, or without one.
+        Mean and standard deviation are those of every sample, over at least two draws, in pieces that fit in memory.
 
         Args:
             source: the recording, whose name is in the report.
