@@ -264,7 +264,9 @@ def test_a_report_never_stands_beside_another_version(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_files_never_stand_without_the_report_of_their_version(tmp_path: Path) -> None:
-    def write_spread(version: str, suffix: str, earlier: Sequence[str]) -> None:
+    suffix = ""
+
+    def write_spread(version: str, earlier: Sequence[str]) -> None:
         with scratch_folder(tmp_path) as scratch:
             written = [scratch / name for name in (f"mean{suffix}", f"spread{suffix}", "report")]
             for path in written:
@@ -274,12 +276,17 @@ def test_files_never_stand_without_the_report_of_their_version(tmp_path: Path) -
     def write_old() -> None:
         for path in tmp_path.iterdir():
             path.unlink() if path.is_file() else shutil.rmtree(path)
-        write_spread("old", ".wav", [])
+        write_spread("old", [])
 
-    for suffix in (".wav", ".flac"):
+    def replace() -> None:
+        nonlocal suffix
+        suffix = end
+        write_spread("new", ["mean", "spread", "report"])
+
+    for end in ("", ".flac"):
         write_old()
         number, seen = 0, set()
-        while killed(lambda end=suffix: write_spread("new", end, ["mean.wav", "spread.wav", "report"]), number):
+        while killed(replace, number):
             contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
             assert not contents or "report" in contents, number
             assert len(set(contents.values())) <= 1, number
@@ -287,7 +294,7 @@ def test_files_never_stand_without_the_report_of_their_version(tmp_path: Path) -
             write_old()
             number += 1
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
-            (f"mean{suffix}", f"spread{suffix}", "report"), "new"
+            (f"mean{end}", f"spread{end}", "report"), "new"
         )
         assert len(seen) >= 6
 

@@ -195,7 +195,8 @@ def test_an_earlier_spread_goes_with_the_first_draw_that_is_replaced(
 def test_a_spread_of_another_format_is_replaced_and_further_draws_leave_it(
     prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
 ) -> None:
-    out, arguments = tmp_path / "out", [source, "--samples", "2", "--quiet", "--spread"]
+    out = tmp_path / "out"
+    arguments: list[str | Path] = [source, "--samples", "2", "--quiet", "--spread"]
     assert run(prior, out, *arguments, "--format", "flac") == 0
     assert {"take.mean.flac", "take.spread.flac"} < names(out)
     assert run(prior, out, source, "--samples", "3", "--quiet", "--skip-existing", "--format", "flac") == 0
