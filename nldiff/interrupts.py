@@ -83,16 +83,18 @@ def _cleans_up() -> bool:
 def held() -> Iterator[None]:
     """Hold back SIGINT, SIGTERM and SIGHUP until the end of the block. Does nothing outside the main thread."""
     came: list[int] = []
-    earlier = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _ENDING:
-            handler = signal.getsignal(number)
-            if handler not in (None, signal.SIG_IGN):  # None: not set from Python, and could not be set back
-                earlier[number] = signal.signal(number, lambda number, frame: came.append(number))
+    earlier: dict[int, Any] = {}
     try:
+        if threading.current_thread() is threading.main_thread():
+            for number in _ENDING:
+                handler = signal.getsignal(number)
+                if handler not in (None, signal.SIG_IGN):  # None: not set from Python, and could not be set back
+                    earlier[number] = handler
+                    signal.signal(number, lambda number, frame: came.append(number))
         yield
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        for number in reversed(_ENDING):  # Ctrl-C, after which a program may go on, is the last
+            if number in earlier:
+                signal.signal(number, earlier[number])
         for number in dict.fromkeys(came):
             signal.raise_signal(number)

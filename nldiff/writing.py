@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ except ImportError:  # Windows: nothing is locked, and nothing of the dead is re
     fcntl = None  # type: ignore[assignment]
 
 _PREFIX = ".nldiff-"
+_TRIES = 100
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -75,23 +76,54 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         raise NldiffError(f"results cannot be written to folder {folder}: {reason}") from error
 
 
-def replace_together(written: Sequence[Path], folder: Path) -> None:
+def replace_together(written: Sequence[Path], folder: Path, outdated: Sequence[Path] = ()) -> None:
     """Move files of one scratch folder to `folder`; they replace those of the same names as a set.
 
     The last file stands for the set: its earlier version goes first and its new one comes last, so that it is never
     there beside another version of the others.
 
+    Args:
+        written: the files.
+        folder: where they go.
+        outdated: files that were made of the earlier set, which go before it, in this order.
+
     Raises:
-        OSError: a file cannot be flushed or moved.
+        OSError: a file cannot be flushed, moved or removed.
     """
     for path in written:
         _flush(path)
     *others, last = written
     with held():
+        _remove_files(outdated)
         if others:
-            (folder / last.name).unlink(missing_ok=True)
-            _flush_folder(folder)
+            _remove_files([folder / last.name])
         for path in written:
+            path.replace(folder / path.name)
+        _flush_folder(folder)
+
+
+def replace_after_report(report: Path, others: Sequence[Path], folder: Path, earlier: Sequence[Path] = ()) -> None:
+    """Move a report of a scratch folder to `folder`, then the files that it is of.
+
+    Wherever that is ended, every file there has a report of its own version beside it. The set may lack files, which
+    are named in the report.
+
+    Args:
+        report: tells what the others are.
+        others: files that it is of.
+        folder: where they go.
+        earlier: files of an earlier set, the report last; they go first, in this order.
+
+    Raises:
+        OSError: a file cannot be flushed, moved or removed.
+    """
+    for path in (report, *others):
+        _flush(path)
+    with held():
+        _remove_files([*earlier, *(folder / path.name for path in others)])
+        report.replace(folder / report.name)
+        _flush_folder(folder)
+        for path in others:
             path.replace(folder / path.name)
         _flush_folder(folder)
 
@@ -128,74 +160,98 @@ def write_problem(error: OSError | SoundFileError, folder: Path) -> str:
 
 @contextmanager
 def new_folders(folders: Iterable[Path]) -> Iterator[None]:
-    """Create folders that are missing; after the block those of them, and of what is above, that are empty go again.
+    """Folders that come into being in the block, these and what is above, go again after it if they are empty.
 
     Where several processes write to folders, the one that started them uses it: the first to leave a folder that it
     made would find it in use, and the last would not know that it was new.
-
-    Raises:
-        OSError: a folder cannot be created.
     """
-    folders = list(folders)
-    missing = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
-    try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+    missing = _missing(folders)
+    with _cleared(lambda: _remove_empty(missing)):
         yield
-    finally:
-        with held():
-            for each in sorted(missing, key=lambda path: len(path.parts), reverse=True):
-                with suppress(OSError):
-                    each.rmdir()
 
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """A hidden folder that goes away after the block, as do folders down to `folder` that are new and empty."""
-    scratch, lock = None, None
-    with new_folders([folder]):
+    scratch, lock, missing = None, None, _missing([folder])
+
+    def remove() -> None:
+        nonlocal lock
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+            lock = None
+        _remove_empty(missing)
+
+    with _cleared(remove):
+        with held():  # a signal would leave what is not yet known here
+            scratch, lock = _locked_folder(folder)
+        yield scratch
+
+
+def _missing(folders: Iterable[Path]) -> list[Path]:
+    """Folders that do not exist, with what is above; the deepest are the first."""
+    missing = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
+    return sorted(missing, key=lambda path: len(path.parts), reverse=True)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@contextmanager
+def _cleared(remove: Callable[[], None]) -> Iterator[None]:
+    """Call `remove` after the block while signals are held back, and again if one came before they were."""
+    try:
+        yield
+    finally:
         try:
-            with held():  # a signal would leave what is not yet known here
-                scratch, lock = _locked_folder(folder)
-            yield scratch
-        finally:
-            if scratch is not None:
-                with held():
-                    _remove(scratch, lock)
+            with held():
+                remove()
+        except BaseException:
+            remove()
+            raise
 
 
 def _locked_folder(folder: Path) -> tuple[Path, int | None]:
-    """A new hidden folder in a folder, with its lock; those of killed programs go.
+    """A new hidden folder in a folder, which is made if needed, with its lock; those of killed programs go.
 
     Programs that write there too may remove the folder while it is empty, and the hidden one while it is not locked:
-    then both are made again.
+    then both are made again. That is tried some times only, as the reason may be another one.
     """
     _sweep(folder)
+    tries = 0
     while True:
         try:
-            scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
-        except FileNotFoundError:
             folder.mkdir(parents=True, exist_ok=True)
-            continue
-        lock = _locked(scratch, wait=True)
-        if scratch.exists():
-            return scratch, lock
-        if lock is not None:
-            os.close(lock)
+            scratch = Path(tempfile.mkdtemp(dir=folder, prefix=_PREFIX))
+            return scratch, _locked(scratch)
+        except (FileNotFoundError, FileExistsError, BlockingIOError):
+            tries += 1
+            if tries == _TRIES:
+                raise
 
 
-def _locked(folder: Path, wait: bool) -> int | None:
-    """Descriptor that locks a folder; None where that is impossible, or another program has it."""
+def _locked(folder: Path) -> int | None:
+    """Descriptor that locks a folder; None where the file system has no locks.
+
+    Raises:
+        OSError: the folder cannot be opened; FileNotFoundError if another program removed it, BlockingIOError if
+            another program has the lock.
+    """
     if fcntl is None:
         return None
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.stat()
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError | FileNotFoundError):
+            raise
         return None
     return descriptor
 
@@ -205,16 +261,18 @@ def _sweep(folder: Path) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
-                lock = _locked(Path(entry.path), wait=False)
-                if lock is not None:
-                    _remove(Path(entry.path), lock)
+                with suppress(OSError):  # in use, or gone
+                    lock = _locked(Path(entry.path))
+                    if lock is not None:
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                        os.close(lock)
 
 
-def _remove(scratch: Path, lock: int | None) -> None:
-    """Remove a hidden folder, then its lock."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    if lock is not None:
-        os.close(lock)
+def _remove_files(paths: Sequence[Path]) -> None:
+    """Remove files one after the other, also on the disk; those that are missing do not matter."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        _flush_folder(path.parent)
 
 
 def _flush(path: Path) -> None:

@@ -1,5 +1,8 @@
 """Writing: kills between any two file operations, scratch folders of the dead, sets, signals, full disks."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -8,17 +11,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kills import killed
+from kills import ended, killed
 
 from nldiff import interrupts, writing
 from nldiff.errors import NldiffError
-from nldiff.writing import atomic_path, new_folders, replace_folder, replace_together, scratch_folder
+from nldiff.writing import (
+    atomic_path,
+    new_folders,
+    replace_after_report,
+    replace_folder,
+    replace_together,
+    scratch_folder,
+)
 
 ROOT = Path(__file__).parents[1]
 WAITING = """
@@ -103,32 +113,110 @@ def test_what_only_looks_like_a_scratch_folder_stays(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [".nldiff-file", ".nldiff-link", "target"]
 
 
-@pytest.mark.parametrize("moment", ["before it is opened", "before it is locked", "with its folder, before it is made"])
+@pytest.mark.parametrize("moment", ["before it is opened", "while another has its lock", "with its folder"])
 def test_a_scratch_folder_that_another_program_sweeps_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    lock, make, made = writing._locked, tempfile.mkdtemp, []
-
-    def locked(folder: Path, wait: bool) -> int | None:
-        made.append(folder)
-        if len(made) > 1 or moment.startswith("with"):
-            return lock(folder, wait)
-        descriptor = None if "opened" in moment else lock(folder, wait)
-        shutil.rmtree(folder)
-        return lock(folder, wait) if descriptor is None else descriptor
+    make, made, locks = tempfile.mkdtemp, [], []
 
     def swept(**options: Any) -> str:
-        if moment.startswith("with") and not made:
-            made.append(tmp_path)
-            (tmp_path / "out").rmdir()
-        return make(**options)
+        made.append(options["dir"])
+        if moment == "with its folder" and len(made) == 1:
+            options["dir"].rmdir()
+        path = make(**options)
+        if moment == "before it is opened" and len(made) == 1:
+            os.rmdir(path)
+        if moment == "while another has its lock" and len(made) == 1:
+            locks.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(locks[0], fcntl.LOCK_EX)
+        return path
 
-    monkeypatch.setattr(writing, "_locked", locked)
     monkeypatch.setattr(tempfile, "mkdtemp", swept)
     with scratch_folder(tmp_path / "out") as scratch:
         assert scratch.is_dir()
         assert len(made) == 2
+        for lock in locks:  # the other one does what it had begun
+            (other,) = {tmp_path / "out" / name for name in hidden(tmp_path / "out")} - {scratch}
+            other.rmdir()
+            os.close(lock)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scratch_folder_that_was_swept_before_it_was_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, seen = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        seen.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if len(seen) == 1:
+            os.rmdir(seen[0])
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    before = len(os.listdir("/proc/self/fd"))
+    with scratch_folder(tmp_path) as scratch:
+        assert (len(seen), str(scratch)) == (2, seen[1])
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_in_which_nothing_can_be_made_is_no_endless_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(NldiffError, match="No such file"), scratch_folder(Path(".")):
+        pass
+
+
+def test_without_locks_folders_are_made_and_none_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # folders on NFS
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / ".nldiff-other").mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    with scratch_folder(tmp_path) as scratch:
+        assert hidden(tmp_path) == sorted([".nldiff-other", scratch.name])
+    assert hidden(tmp_path) == [".nldiff-other"]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("kind", "ending", "step"),
+    [
+        ("nothing", signal.SIGINT, 5),
+        pytest.param("files", signal.SIGTERM, 1, marks=pytest.mark.slow),
+        pytest.param("error", signal.SIGTERM, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_at_any_call_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ending: signal.Signals, step: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # takes long
+    out = tmp_path / "out" / "deep"
+
+    def work() -> None:
+        with suppress(NldiffError), new_folders([out]), scratch_folder(out) as scratch:
+            if kind != "nothing":
+                (scratch / "audio").write_text("new")
+                (scratch / "report").write_text("new")
+                replace_together([scratch / "audio", scratch / "report"], out)
+            if kind == "error":
+                raise NldiffError("bad")
+
+    number = 0
+    while ended(work, number, ending, {writing.__file__, interrupts.__file__, contextlib.__file__}):
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+        whole = {"out", "out/deep", "out/deep/audio", "out/deep/report"} if kind != "nothing" else set()
+        assert found in (set(), whole), number
+        if found:
+            shutil.rmtree(tmp_path / "out")
+        number += step
+    assert number > 100
 
 
 def test_files_and_folder_are_on_the_disk_before_and_after_the_renames(
@@ -172,6 +260,65 @@ def test_a_report_never_stands_beside_another_version(tmp_path: Path) -> None:
         number += 1
     assert number >= 12
     assert len(seen) >= 4  # old, without a report, half, new
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_files_never_stand_without_the_report_of_their_version(tmp_path: Path) -> None:
+    suffix = ""
+
+    def write_spread(version: str, earlier: Sequence[str]) -> None:
+        with scratch_folder(tmp_path) as scratch:
+            written = [scratch / name for name in (f"mean{suffix}", f"spread{suffix}", "report")]
+            for path in written:
+                path.write_text(version)
+            replace_after_report(written[2], written[:2], tmp_path, [tmp_path / name for name in earlier])
+
+    def write_old() -> None:
+        for path in tmp_path.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        write_spread("old", [])
+
+    def replace() -> None:
+        nonlocal suffix
+        suffix = end
+        write_spread("new", ["mean", "spread", "report"])
+
+    for end in ("", ".flac"):
+        write_old()
+        number, seen = 0, set()
+        while killed(replace, number):
+            contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+            assert not contents or "report" in contents, number
+            assert len(set(contents.values())) <= 1, number
+            seen.add(tuple(sorted(contents.items())))
+            write_old()
+            number += 1
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+            (f"mean{end}", f"spread{end}", "report"), "new"
+        )
+        assert len(seen) >= 6
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_what_was_made_of_a_set_goes_before_it(tmp_path: Path) -> None:
+    def write_page(version: str) -> None:
+        write_set(tmp_path, version)
+        (tmp_path / "page").write_text(version)
+
+    def replace() -> None:
+        with scratch_folder(tmp_path) as scratch:
+            for name in ("audio", "report"):
+                (scratch / name).write_text("new")
+            replace_together([scratch / "audio", scratch / "report"], tmp_path, [tmp_path / "page"])
+
+    write_page("old")
+    number = 0
+    while killed(replace, number):
+        contents = {path.name: path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")}
+        assert "page" not in contents or set(contents.values()) == {"old"}
+        write_page("old")
+        number += 1
+    assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -5,21 +5,23 @@ import io
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing import active_children, get_context, resource_tracker
-from threading import RLock
+from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import Any
 
 from tqdm import tqdm
 
 from nldiff.errors import NldiffError
-from nldiff.interrupts import Ended, cleaned_up
+from nldiff.interrupts import Ended, cleaned_up, held
 
 Run = Callable[[argparse.Namespace], int]
 """Runs a command with parsed options; returns the exit code."""
+_told: list[Any] = []
+"""In the processes: the command and its options, which each of them gets once."""
 
 
 def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[dict[str, Any]]) -> int:
@@ -40,13 +42,14 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     _start_tracker()
     codes, jobs = [0], min(options.jobs, len(changes))
+    alone = argparse.Namespace(**vars(options) | {"jobs": 1, "bar": False})
     with (
-        ProcessPoolExecutor(jobs, get_context("spawn"), _start) as pool,
+        ProcessPoolExecutor(jobs, get_context("spawn"), _start, (run, alone)) as pool,
         tqdm(total=len(changes), unit="file", disable=options.quiet, dynamic_ncols=True) as bar,
     ):
-        alone = [argparse.Namespace(**vars(options) | {"jobs": 1} | each) for each in changes]
-        futures = [pool.submit(_captured, run, one) for one in alone]
         try:
+            with held():  # what has been started is known when a signal ends it
+                futures = [pool.submit(_captured, each) for each in changes]
             for future in futures:
                 code, out, err = future.result()
                 codes.append(code)
@@ -74,21 +77,34 @@ def _start_tracker() -> None:
         signal.signal(signal.SIGHUP, earlier)
 
 
-def _start() -> None:
+def _start(run: Run, options: argparse.Namespace) -> None:
     """What a process does first: it leaves Ctrl-C to the first process, and owns nothing that outlives its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    tqdm.set_lock(RLock())  # by default one of the system
+    tqdm.set_lock(threading.RLock())  # by default one of the system
+    _told.extend((run, options))
+    threading.Thread(target=_follow, daemon=True).start()
 
 
-def _captured(run: Run, options: argparse.Namespace) -> tuple[int, str, str]:
-    """Run a command; returns its exit code and what it printed to both streams. No bar is shown."""
+def _follow() -> None:
+    """End with the first process, also if that was killed: this one would wait for more to do for ever."""
+    first = parent_process()
+    if first is not None:
+        first.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _captured(change: dict[str, Any]) -> tuple[int, str, str]:
+    """Run the command that `_start` was told of; returns its exit code and what it printed to both streams."""
+    run, options = _told
     out, err = io.StringIO(), io.StringIO()
+    ended = 0
     with redirect_stdout(out), redirect_stderr(err):
-        options.bar = False
         try:
             with cleaned_up():
-                code = run(options)
+                code = run(argparse.Namespace(**vars(options) | change))
         except Ended as end:
-            # Back in the pool it could wait for ever for a lock that another process had when it was ended.
-            os._exit(end.code)
+            ended = end.code
+    if ended:
+        # Back in the pool it could wait for ever for a lock that another process had when it was ended.
+        os._exit(ended)
     return code, out.getvalue(), err.getvalue()

@@ -41,8 +41,9 @@ from nldiff.restoration.draws import SAMPLES, draw_config
 from nldiff.restoration.inputs import told_operator
 from nldiff.restoration.methods import METHODS, Method, find_method
 from nldiff.restoration.output import Outputs, restore_file, result_paths
+from nldiff.restoration.result import PREVIEW
 from nldiff.restoration.settings import LEVELS, QUALITIES, RestoreConfig, check_config, resolve_settings
-from nldiff.restoration.spread import FileDraws, spread_paths
+from nldiff.restoration.spread import FileDraws, earlier_spread, spread_paths
 from nldiff.restoration.strategies import allowed_strategies
 from nldiff.sound import AudioFormat
 from nldiff.writing import new_folders, scratch_folder
@@ -143,14 +144,15 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     priors = load_candidates(config.prior, device) if method.uses_prior else []
     for prior in priors:
         allowed_strategies(resolve_settings(prior, config).refinement.name)
-    with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
-        pass  # a folder that cannot be written is reported up front, and once
+    if options.only is None:
+        with scratch_folder(scratch if options.output == PIPE else runs[0].destination.folder):
+            pass  # a folder that cannot be written is reported up front, and once
     restore = partial(
         restore_file, prior=priors, known=known, distort=distort, method=method, weights=options.weights,
         audio_format=audio_format, strict=options.strict,
     )  # fmt: skip
     if options.jobs > 1 and len(sources) > 1 and PIPE not in (*options.inputs, options.output):
-        changes = [{"sources": sources, "only": number} for number in range(len(sources))]
+        options.sources, changes = sources, [{"only": number} for number in range(len(sources))]
         with new_folders({one.destination.folder for one in runs}):
             return run_in_processes(run, options, changes)
     failed = 0
@@ -281,9 +283,7 @@ def _restore_one(
 ) -> None:
     """Restore one sample of one input, with a progress bar and a summary."""
     to = one.destination
-    page = to.folder / f"{to.stem}.preview.html"
-    if page.is_file():
-        page.unlink()  # it would not be of these results
+    replaced = options.samples > 1 and any(path.exists() for path in one.results)
     with restoration_bar(one_line(to.stem), options.quiet or not options.bar) as bar:
         outputs = restore(
             one.source.path,
@@ -292,11 +292,13 @@ def _restore_one(
             stem=to.stem,
             audio_name=to.audio_name,
             on_step=partial(show_progress, bar),
+            outdated=earlier_spread(to.folder, one.spread_stem) if replaced else [],
         )
     for warning in outputs.report["warnings"]:
         complain("warning", f"{one.source.shown}: {warning}")
     piped = options.output == PIPE
     if options.preview:
+        page = to.folder / f"{to.stem}{PREVIEW}"
         with sound.readable(one.source.path) as original:
             build_preview(original, outputs.audio, outputs.curve_picture, outputs.report, page)
     if not options.quiet:

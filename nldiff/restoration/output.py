@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from nldiff.restoration.levels import Settled, settle
 from nldiff.restoration.methods import Method, find_method
 from nldiff.restoration.parts import Part, channel_names
 from nldiff.restoration.pipeline import run_parts
-from nldiff.restoration.result import main_part, part_values, shown_range, versions
+from nldiff.restoration.result import PREVIEW, main_part, part_values, shown_range, versions
 from nldiff.restoration.scoring import check_scores, scores
 from nldiff.restoration.settings import RestoreConfig, check_config
 from nldiff.sound.recording import Recording
@@ -84,6 +84,7 @@ def restore_file(
     strict: bool = False,
     on_step: OnStep = None,
     on_restored: Callable[[Restored], object] = lambda restored: None,
+    outdated: Sequence[Path] = (),
 ) -> Outputs:
     """Restore one file and write STEM.restored.wav, STEM.curve.csv, STEM.curve.png and STEM.json.
 
@@ -106,6 +107,7 @@ def restore_file(
             is missing.
         on_step: told of the progress: (seconds so far, expected seconds in all, what is being done).
         on_restored: given what the results were made of, once they are written.
+        outdated: files that were made of earlier results, and go with them, as the preview page does.
 
     Raises:
         NldiffError: unusable input, settings or folder. Files of an earlier run are then still as they were.
@@ -114,12 +116,14 @@ def restore_file(
     check_config(config)
     chosen = find_method(method or ("informed" if operator else "blind"), weights)
     audio_format = audio_format or sound.AudioFormat()
-    results = result_paths(folder, stem or source.stem, audio_name, audio_format)
+    stem = stem or source.stem
+    results = result_paths(folder, stem, audio_name, audio_format)
+    outdated = [folder / f"{stem}{PREVIEW}", *outdated]
     with sound.readable(source) as path:
         recording, truth, clean = _distorted(path, distort, strict)
         job = Job(recording, config, loaded_priors(prior, config, chosen), weights, operator, clean)
         chosen.check(job)
-        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step, on_restored)
+        report = _write_all(results, source, path, job, chosen, audio_format, truth, on_step, on_restored, outdated)
     return Outputs(results[0], results[1], results[2], results[3], report)
 
 
@@ -139,6 +143,7 @@ def _write_all(
     truth: Operator | None,
     on_step: OnStep,
     on_restored: Callable[[Restored], object],
+    outdated: Sequence[Path],
 ) -> dict[str, Any]:
     """Restore what `path` holds, which is or was decoded from `source`; returns the report."""
     recording = job.recording
@@ -162,7 +167,7 @@ def _write_all(
         report["warnings"] += [f"{clipped} samples were beyond full scale and are clipped"] if clipped else []
         report |= _write_curve(others, audio, job, parts, peak, truth)
         write_json(others[-1], report)
-        replace_together([audio, *others], results[0].parent)
+        replace_together([audio, *others], results[0].parent, outdated)
         on_restored(Restored(method.name, job, parts, raws, metadata))
     _log.info("%s: %s, %.1f s, gain %.4g", source, _found(report), report["seconds"], report["gain"])
     return report

@@ -20,6 +20,8 @@ from nldiff.writing import replace_together, scratch_folder, write_json
 
 # Share of the restored samples within the range of the curve that is shown.
 _SHOWN = 0.9999
+PREVIEW = ".preview.html"
+"""End of the name of the page that `nldiff restore --preview` makes of results."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Restoration:
             self.curve.save(written[1])
             plots.save_figure(self.curve.plot(audio), written[2])
             write_json(written[3], report)
-            replace_together(written, Path(folder))
+            replace_together(written, Path(folder), [Path(folder) / f"{stem}{PREVIEW}"])
 
 
 def main_part(parts: Sequence[Settled]) -> Settled:

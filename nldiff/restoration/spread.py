@@ -1,6 +1,7 @@
 """Files of the mean and the spread of several restorations of one recording."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,10 +15,10 @@ from nldiff.restoration.draws import Draw, levelled, mean_and_spread, relative_d
 from nldiff.restoration.output import Restored, read_file
 from nldiff.restoration.result import versions
 from nldiff.sound.recording import Recording
-from nldiff.writing import replace_together, scratch_folder, write_json
+from nldiff.writing import replace_after_report, scratch_folder, write_json
 
 SPREAD_REPORT = ".spread.json"
-"""End of the name of the report; a file of that name stands for a complete set."""
+"""End of the name of the report; it comes first and goes last, so that mean and spread never stand without it."""
 _SAME = "all draws are the same: nothing was left open that the prior could fill in, right or wrong"
 
 
@@ -25,6 +26,20 @@ def spread_paths(folder: Path, stem: str, audio_format: sound.AudioFormat) -> li
     """The three files that `FileDraws.write` writes: mean, spread and report."""
     suffix = audio_format.suffix
     return [folder / f"{stem}{end}" for end in (f".mean{suffix}", f".spread{suffix}", SPREAD_REPORT)]
+
+
+def earlier_spread(folder: Path, stem: str) -> list[Path]:
+    """Files of an earlier spread, whatever their format; the report is the last. Without a report there is none."""
+    report = folder / f"{stem}{SPREAD_REPORT}"
+    if not report.is_file():
+        return []
+    try:
+        content = json.loads(report.read_bytes())
+    except ValueError:  # damaged
+        content = None
+    named = [content.get("mean"), content.get("spread")] if isinstance(content, dict) else []
+    possible = [path for name in sound.FORMATS for path in spread_paths(folder, stem, sound.AudioFormat(name, "24"))]
+    return [path for path in possible if path.name in named] + [report]
 
 
 @dataclass
@@ -45,9 +60,10 @@ class FileDraws:
         self._kept.append(dataclasses.replace(restored, raws=raws))
 
     def write(self, source: Path, folder: Path, stem: str, audio_format: sound.AudioFormat) -> dict[str, Any]:
-        """Write STEM.mean.wav, STEM.spread.wav and STEM.spread.json, which replace earlier ones as a set.
+        """Write STEM.mean.wav, STEM.spread.wav and STEM.spread.json.
 
-        Mean and standard deviation of every sample, over at least two draws, in pieces that fit in memory.
+        They replace earlier ones: nothing is there beside a report of another version, or without one.
+        Mean and standard deviation are those of every sample, over at least two draws, in pieces that fit in memory.
 
         Args:
             source: the recording, whose name is in the report.
@@ -84,7 +100,7 @@ class FileDraws:
                 **found,
             }
             write_json(written[2], report)
-            replace_together(written, folder)
+            replace_after_report(written[2], written[:2], folder, earlier_spread(folder, stem))
         return report
 
     def _write_audio(

@@ -16,6 +16,7 @@ from command_line import ROOT, names, one_line, quick_sampler, report, restore, 
 from helpers import TINY_RATE, FakeSampler, clipped, save_tiny_prior
 
 from nldiff.curves import Curve
+from nldiff.errors import NldiffError
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,24 @@ def test_a_preview_is_written_where_it_is_asked_for(
     assert "take.wav: restored" in (tmp_path / "out" / "take.preview.html").read_text()
     assert run(prior, tmp_path / "out", source, "--preview", "--distort", "half_wave") == 1
     assert "--preview: not with --distort" in one_line(capsys)
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--same-operator"])
+def test_a_preview_goes_with_the_results_that_it_is_of(
+    prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    quick = quick_sampler(monkeypatch)
+    source, page = write(tmp_path / "take.wav", 1.0), tmp_path / "out" / "take.preview.html"
+    page.parent.mkdir()
+    page.touch()
+    answer = quick.answer
+
+    def fail(y: Any) -> Any:
+        raise NldiffError("sampling diverged")
+
+    quick.answer = fail
+    assert run(prior, tmp_path / "out", source, "--quiet", option) == 1
+    assert page.exists()
+    quick.answer = answer
+    assert run(prior, tmp_path / "out", source, "--quiet", option) == 0
+    assert not page.exists()

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import active_children
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile as sf
@@ -60,12 +63,26 @@ def test_processes_keep_to_the_list_that_was_made_first(prior: Path, tmp_path: P
     assert names(tmp_path / "out") == results("b")
 
 
+def test_a_folder_that_cannot_be_made_is_the_error_of_its_inputs(
+    prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "takes" / "sub").mkdir(parents=True)
+    for name in ("a", "sub/b"):
+        write(tmp_path / "takes" / f"{name}.wav")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").touch()
+    assert run(prior, tmp_path / "out", tmp_path / "takes", "--steps", "2", "--quiet", "--jobs", "2") == 1
+    assert f"takes/sub/b.wav: results cannot be written to folder {tmp_path / 'out' / 'sub'}" in one_line(capsys)
+    assert names(tmp_path / "out") == {"sub", *results("a")}
+
+
 @pytest.mark.parametrize(
     ("number", "to_all", "code", "line"),
     [
         (signal.SIGTERM, False, 143, "ended by SIGTERM"),
         (signal.SIGINT, False, 130, "interrupted"),
         (signal.SIGHUP, True, 129, "ended by SIGHUP"),  # a terminal that is closed
+        (signal.SIGKILL, False, -signal.SIGKILL, ""),
     ],
 )
 def test_processes_end_with_the_one_that_started_them(
@@ -84,16 +101,56 @@ def test_processes_end_with_the_one_that_started_them(
                 time.sleep(0.1)
             assert len(list(out.glob(".*"))) == 2  # what both of them write to
             (os.killpg if to_all else os.kill)(started.pid, number)
-            _, err = started.communicate(timeout=60)
+            _, err = started.communicate(timeout=60)  # until the last of them has closed the stream
         finally:
-            started.kill()
-    assert (started.returncode, out.exists()) == (code, False)
-    assert err.decode().splitlines() == [line]
+            if living(started.pid):
+                os.killpg(started.pid, signal.SIGKILL)
+    assert started.returncode == code
+    if number != signal.SIGKILL:  # after which Python says something, and nobody removes the folder
+        assert err.decode().splitlines() == [line]
+        assert not out.exists()
 
 
 def test_less_than_one_job_is_refused(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(prior, tmp_path / "out", write(tmp_path / "a.wav"), "--jobs", "0") == 1
     assert "--jobs 0" in one_line(capsys)
+
+
+def living(group: int) -> bool:
+    """Whether a process of a group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_long(options: argparse.Namespace) -> int:
+    time.sleep(600)
+    return 0
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_signal_while_processes_are_started_ends_them(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    submit, submitted = ProcessPoolExecutor.submit, []
+
+    def interrupted(*arguments: Any) -> Any:
+        future = submit(*arguments)
+        submitted.append(future)
+        if len(submitted) == at:
+            signal.raise_signal(signal.SIGINT)
+        return future
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_in_processes(wait_long, argparse.Namespace(jobs=2, quiet=True), [{}, {}])
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert time.monotonic() - started < 300
+    assert active_children() == []
 
 
 def fail_or_wait(options: argparse.Namespace) -> int:

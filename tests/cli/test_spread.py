@@ -159,25 +159,65 @@ def test_what_has_no_spread_is_refused_in_one_line(
     assert not quick.calls
 
 
-def test_an_earlier_spread_stays_if_a_draw_fails_and_goes_as_a_set(
-    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--spread", "--quiet"])
+@pytest.mark.parametrize("failing", [3, 4])
+def test_an_earlier_spread_goes_with_the_first_draw_that_is_replaced(
+    prior: Path,
+    source: Path,
+    tmp_path: Path,
+    quick: FakeSampler,
+    capsys: pytest.CaptureFixture[str],
+    failing: int,
+    option: str,
 ) -> None:
     out = tmp_path / "out"
-    assert run(prior, out, source, "--samples", "2", "--spread", "--quiet") == 0
+    form = ["--format", "flac"] if failing == 3 else []  # the next is of another one, so that nothing is replaced
+    assert run(prior, out, source, "--samples", "2", "--spread", "--quiet", *form) == 0
     before = {name: (out / name).read_bytes() for name in names(out)}
 
     def fail(y: Any) -> Any:
-        if len(quick.calls) == 4:
+        if len(quick.calls) == failing:
             raise NldiffError("sampling diverged")
         return 2 * y
 
     quick.answer = fail
-    assert run(prior, out, source, "--samples", "2", "--spread", "--seed", "3", "--quiet") == 1
+    assert run(prior, out, source, "--samples", "2", "--seed", "3", "--quiet", option) == 1
     assert "take.wav: sampling diverged" in capsys.readouterr().err
-    assert names(out) == drawn(2)
-    for name in ("take.mean.wav", "take.spread.wav", "take.spread.json", "take.2.json"):
-        assert (out / name).read_bytes() == before[name]
-    assert (out / "take.1.json").read_bytes() != before["take.1.json"]
+    after = {name: (out / name).read_bytes() for name in names(out)}
+    if failing == 3:
+        assert after == before
+    else:
+        assert after.keys() == before.keys() - {"take.mean.wav", "take.spread.wav", "take.spread.json"}
+        assert after["take.2.json"] == before["take.2.json"]
+        assert after["take.1.json"] != before["take.1.json"]
+
+
+def test_a_spread_of_another_format_is_replaced_and_further_draws_leave_it(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler
+) -> None:
+    out = tmp_path / "out"
+    arguments: list[str | Path] = [source, "--samples", "2", "--quiet", "--spread"]
+    assert run(prior, out, *arguments, "--format", "flac") == 0
+    assert {"take.mean.flac", "take.spread.flac"} < names(out)
+    assert run(prior, out, source, "--samples", "3", "--quiet", "--skip-existing", "--format", "flac") == 0
+    assert {"take.mean.flac", "take.spread.flac", "take.3.json"} < names(out)
+    assert run(prior, out, *arguments) == 0
+    assert {name for name in names(out) if "mean" in name or "spread" in name} == {
+        "take.mean.wav", "take.spread.wav", "take.spread.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"mean": ["x"], "spread": "../kept.wav"}', '{"mean": "kept.wav"}'])
+def test_of_a_damaged_report_of_a_spread_nothing_else_is_removed(
+    prior: Path, source: Path, tmp_path: Path, quick: FakeSampler, content: str
+) -> None:
+    out = tmp_path / "out"
+    assert run(prior, out, source, "--samples", "2", "--quiet") == 0
+    kept = [write(tmp_path / "kept.wav"), write(out / "kept.wav"), write(out / "take.mean.wav")]
+    (out / "take.spread.json").write_text(content)
+    assert run(prior, out, source, "--samples", "2", "--quiet") == 0
+    assert all(path.exists() for path in kept)
+    assert not (out / "take.spread.json").exists()
 
 
 def test_results_are_skipped_as_long_as_all_are_there(

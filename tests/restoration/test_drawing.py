@@ -8,9 +8,10 @@ import torch
 from helpers import TINY_RATE, intervals, tones
 from torch import Tensor
 
+from nldiff.errors import NldiffError
 from nldiff.operators import Distortion
 from nldiff.priors.saved import Prior
-from nldiff.restoration.drawing import drawn
+from nldiff.restoration.drawing import DrawingSettings, drawn
 from nldiff.restoration.evidence import binding
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import known_increasing
@@ -77,6 +78,21 @@ def test_samples_stay_away_from_the_edges_by_the_trust() -> None:
     found = drawn(lambda x, sigma: torch.zeros_like(x), x, Intervals(x, x + torch.inf), LEVELS[:1, :1],
                   generators([0]), trust=0.5)  # fmt: skip
     torch.testing.assert_close(found, torch.full((1, 5), 0.02 * math.sqrt(2 / math.pi)))
+    closer = drawn(
+        lambda x, sigma: torch.zeros_like(x), x, Intervals(x, x + torch.inf), LEVELS[:1, :1], generators([0])
+    )
+    torch.testing.assert_close(closer, found / 10)  # the default
+
+
+@pytest.mark.parametrize("change", [{"share": 0.0}, {"trust": 0.0}, {"steps": 0}])
+def test_draws_that_would_be_none_are_refused(change: dict[str, Any]) -> None:
+    (name,) = change
+    with pytest.raises(NldiffError, match=f"drawing.{name}=0"):
+        DrawingSettings(**change)
+
+
+def test_a_single_level_is_enough_for_a_draw() -> None:
+    assert DrawingSettings(share=1e-3, trust=1e-3, steps=1).steps == 1
 
 
 def test_items_have_levels_and_noise_of_their_own() -> None:

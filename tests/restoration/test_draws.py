@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,6 +64,15 @@ def test_draws_have_the_scale_of_the_method_and_the_level_of_the_softest() -> No
     np.testing.assert_allclose(read(0, 2), [[[1.0, 1.0], [1.0, 2.0]], [[1.0, 2.0], [1.0, 3.0]]])
     np.testing.assert_allclose(read(1, 1), read(0, 2)[:, :, 1:])
     assert level_db == pytest.approx(HALF_DB)
+
+
+def test_a_shift_is_that_of_the_first_draw_at_the_level_of_all() -> None:
+    draws = [
+        draw([replace(settled((0,), 2.0, 0.0, ()), shift=0.2)], [[1.0, 2.0]]),
+        draw([replace(settled((0,), 1.0, HALF_DB, ()), shift=0.3)], [[1.0, 3.0]]),
+    ]
+    np.testing.assert_allclose(levelled(draws)[0](0, 2), [[[1.1, 2.1]], [[1.1, 3.1]]])
+    np.testing.assert_allclose(levelled(draws[::-1])[0](0, 2), [[[1.3, 3.3]], [[1.3, 2.3]]])
 
 
 def test_sampled_draws_have_one_level_of_what_was_not_distorted() -> None:

@@ -1,6 +1,8 @@
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers import intervals, laplace, tones
@@ -16,6 +18,7 @@ from nldiff.restoration.sparse import (
     RefinementSettings,
     _compiled,
     _mean_of_neighbours,
+    _schedule,
     _sparsest,
     settled,
     sparsest_consistent,
@@ -245,3 +248,26 @@ def test_without_momentum_an_iteration_shrinks_by_the_wiener_gain() -> None:
     gain = (1 - (0.2 * spectrum.abs().max()) ** 2 / mean).clamp(min=0)
     expected = torch.istft(spectrum * gain.float(), 256, 64, window=window, length=x.shape[1])
     torch.testing.assert_close(sparsest_consistent(x, free, [256], 1, settings), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_thresholds_fall_from_the_first_to_the_last_and_the_momentum_grows() -> None:
+    settings = RefinementSettings(first_threshold=0.1, last_threshold=1e-3, momentum=0.3)
+    assert np.allclose(_schedule(3, settings), [(0.1, 0.0), (0.01, 0.25), (1e-3, 0.3)])
+    assert _schedule(1, settings) == [(0.1, 0.0)]
+
+
+def test_settling_adds_half_of_the_shortest_window() -> None:
+    x, feasible = intervals(5, 1, 3000)
+    wanted = RefinementSettings(settling=3)
+    low = replace(wanted, first_threshold=wanted.settling_threshold)
+    expected = sparsest_consistent(x, feasible, [256, 512, 1024], 3, low)
+    assert torch.equal(settled(x, feasible, [512, 1024], wanted), expected)
+
+
+def test_spread_is_that_of_spectra_a_quarter_of_a_window_apart() -> None:
+    x = laplace(3000)
+    powers = torch.stft(
+        x, 256, 64, window=torch.hann_window(256, dtype=x.dtype), pad_mode="constant", return_complex=True
+    )
+    power = powers.abs().square()
+    assert spread(x, [256], 0.02) == pytest.approx(float((power / power.mean() + 0.02).log().mean()), abs=1e-5)
