@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing import active_children, get_context, parent_process, resource_tracker
 from typing import Any
 
@@ -48,7 +48,7 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
         tqdm(total=len(changes), unit="file", disable=options.quiet, dynamic_ncols=True) as bar,
     ):
         try:
-            with held():  # what has been started is known when a signal ends it
+            with held(), _ctrl_c_blocked():  # what has been started is known when a signal ends it
                 futures = [pool.submit(_captured, each) for each in changes]
             for future in futures:
                 code, out, err = future.result()
@@ -75,6 +75,19 @@ def _start_tracker() -> None:
         earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         resource_tracker.ensure_running()
         signal.signal(signal.SIGHUP, earlier)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Keep Ctrl-C from processes that start in the block: they would show where it met them before `_start`."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def _start(run: Run, options: argparse.Namespace) -> None:

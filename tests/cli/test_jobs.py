@@ -164,3 +164,13 @@ def test_an_error_that_ends_the_command_ends_the_other_processes() -> None:
     with pytest.raises(OSError, match="no space"):
         run_in_processes(fail_or_wait, options, [{"seconds": 1}, {"seconds": 600}])
     assert time.monotonic() - started < 300
+
+
+def blocked(options: argparse.Namespace) -> int:
+    return int(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+
+def test_ctrl_c_does_not_meet_a_process_that_starts() -> None:
+    options = argparse.Namespace(jobs=2, quiet=True)
+    assert run_in_processes(blocked, options, [{}, {}]) == 1
+    assert not blocked(options)
