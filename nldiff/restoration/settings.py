@@ -50,7 +50,7 @@ class Quality:
 QUALITIES = {
     "fast": Quality(1 / 3, {"sampler": {"steps": 20}, "polish": {"sigma": 0.0}, "curve": {"loosening": (2.0, 1.0)}}),
     "normal": Quality(),
-    "best": Quality(2.0, {"refinement": {"last_threshold": 2e-4}}),
+    "best": Quality(2.0),
 }
 """The qualities by name. What the user sets counts in all of them."""
 
