@@ -71,7 +71,8 @@ def run_in_processes(run: Run, options: argparse.Namespace, changes: Sequence[di
 
 def _start_tracker() -> None:
     """Start the helper of multiprocessing that does not ignore SIGHUP by itself: without it the end would be noisy."""
-    if hasattr(signal, "SIGHUP"):
+    # None: not set from Python, and could not be set back.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not None:
         earlier = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         resource_tracker.ensure_running()
         signal.signal(signal.SIGHUP, earlier)

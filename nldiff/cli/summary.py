@@ -56,7 +56,7 @@ def _found(outputs: Outputs) -> list[str]:
     return [
         *([f"restored up to {report['restored_band_hz']:.0f} Hz; above it, {above}"] if narrower else []),
         f"curve (restored -> observed): {pairs}",
-        f"curve(restored) explains the recording to {report['explained_db']:.1f} dB",
+        f"curve(restored) explains the recording to {report['explained_db']:.1f} dB (as any increasing curve would)",
     ]
 
 
