@@ -6,6 +6,7 @@ import threading
 from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
@@ -33,20 +34,22 @@ def cleaned_up() -> Iterator[None]:
     Python drops what is raised while it frees an object or calls back from C, and some of its own functions put another
     error in its place. Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
     """
-    earlier: dict[int, Any] = {}
-    repeats: list[threading.Thread] = []
-    left = threading.Event()
+    numbers: SimpleQueue[int | None] = SimpleQueue()  # of signals; unlike an event it may be used in handlers
+    left, leaving = threading.Event(), False
+    taken: list[int] = []
+    late: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
-        if not repeats:
-            repeats.append(threading.Thread(target=repeat, args=(signal.Signals(number),), daemon=True))
-            repeats[0].start()
-        if not _cleans_up():
+        numbers.put(number)
+        if leaving:
+            late.append(number)
+        elif not _cleans_up():
             raise Ended(number)
 
-    def repeat(number: signal.Signals) -> None:
-        while not left.wait(_LATER):
-            interrupt_main(number)
+    def repeat() -> None:
+        number = numbers.get()
+        while number is not None and not left.wait(_LATER):
+            interrupt_main(signal.Signals(number))
 
     def lost(unraisable: "sys.UnraisableHookArgs") -> None:
         if not isinstance(unraisable.exc_value, KeyboardInterrupt):
@@ -54,21 +57,33 @@ def cleaned_up() -> Iterator[None]:
         elif not isinstance(unraisable.exc_value, Ended):
             threading.Timer(_LATER, interrupt_main, (signal.SIGINT,)).start()
 
-    hook = sys.unraisablehook
-    if threading.current_thread() is threading.main_thread():
-        sys.unraisablehook = lost
-        for number in _ENDING:
-            if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
-                earlier[number] = signal.signal(number, end)
-    try:
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    hook = sys.unraisablehook
+    # Started here: the handler could be interrupted by another signal while it starts one.
+    repeats = threading.Thread(target=repeat, daemon=True)
+    repeats.start()
+    try:
+        try:
+            sys.unraisablehook = lost
+            for number in _ENDING:
+                if number != signal.SIGINT and signal.getsignal(number) == signal.SIG_DFL:
+                    taken.append(number)
+                    signal.signal(number, end)
+            yield
+        finally:
+            leaving = True  # or `Ended` is raised here, and the program cleans up: nothing is raised from here on
     finally:
         left.set()
-        for thread in repeats:
-            thread.join()
+        numbers.put(None)
+        repeats.join()
         sys.unraisablehook = hook
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        if not _cleans_up():
+            for number in late:
+                signal.raise_signal(number)
 
 
 def _cleans_up() -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -417,6 +418,44 @@ def test_another_signal_does_not_interrupt_the_cleaning_up(capsys: pytest.Captur
     assert caught.value.number == signal.SIGTERM
     assert cleaned == [signal.SIGTERM, signal.SIGHUP]
     assert capsys.readouterr().err == ""
+
+
+def test_another_signal_at_any_moment_of_the_end_changes_nothing() -> None:
+    calls, seen, hook = 0, 1, sys.unraisablehook
+
+    def interrupt(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal seen
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+            seen += 1
+            if seen == calls:
+                signal.raise_signal(signal.SIGTERM)
+
+    while seen >= calls:
+        calls, seen = calls + 1, 0
+        try:
+            with pytest.raises(interrupts.Ended), interrupts.cleaned_up():
+                sys.setprofile(interrupt)
+                signal.raise_signal(signal.SIGHUP)
+        finally:
+            sys.setprofile(None)
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        assert sys.unraisablehook is hook
+    assert calls > 20
+
+
+def test_a_signal_that_comes_while_the_block_is_left_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", came.append)
+    real = threading.Event.set
+
+    def interrupted(event: threading.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(event)
+
+    with interrupts.cleaned_up():
+        monkeypatch.setattr(threading.Event, "set", interrupted)
+    assert came == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_ignored_signals_stay_ignored() -> None:

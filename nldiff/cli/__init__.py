@@ -110,4 +110,7 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
             return end.code
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
+            # CPython ends `python -m` by the signal if Ctrl-C met text that was executed, as where dataclasses are
+            # made, though it was caught. This makes it forget that.
+            eval("None")
             return _INTERRUPTED

@@ -111,14 +111,10 @@ def _captured(change: dict[str, Any]) -> tuple[int, str, str]:
     """Run the command that `_start` was told of; returns its exit code and what it printed to both streams."""
     run, options = _told
     out, err = io.StringIO(), io.StringIO()
-    ended = 0
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            with cleaned_up():
-                code = run(argparse.Namespace(**vars(options) | change))
-        except Ended as end:
-            ended = end.code
-    if ended:
+    try:
+        with redirect_stdout(out), redirect_stderr(err), cleaned_up():
+            code = run(argparse.Namespace(**vars(options) | change))
+    except Ended as end:
         # Back in the pool it could wait for ever for a lock that another process had when it was ended.
-        os._exit(ended)
+        os._exit(end.code)
     return code, out.getvalue(), err.getvalue()

@@ -252,6 +252,24 @@ def test_a_signal_leaves_nothing(number: signal.Signals, code: int, word: str, p
     assert not (tmp_path / "out").exists()
 
 
+def test_ctrl_c_while_text_is_executed_ends_with_the_same_code(tmp_path: Path) -> None:
+    (tmp_path / "executing.py").write_text(
+        """
+import sys
+from nldiff.cli import COMMANDS, Command, main
+def add_arguments(parser): pass
+def run(options): exec("import signal; signal.raise_signal(signal.SIGINT)")
+COMMANDS["restore"] = Command("executing", "")
+if __name__ == "__main__": sys.exit(main(["restore"]))
+"""
+    )
+    places = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-m", "executing"], env=environment() | places, timeout=60, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_the_next_run_sweeps_what_a_killed_one_left(prior: Path, tmp_path: Path) -> None:
     take = write(tmp_path / "take.wav")
     line = batch(30, take, "--output", tmp_path / "out", "--prior", prior, "--quiet")
