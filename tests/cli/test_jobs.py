@@ -96,12 +96,12 @@ def test_processes_end_with_the_one_that_started_them(
         [*command, "--steps", "900000", "--quiet", "-o", str(out)], stderr=subprocess.PIPE, start_new_session=True
     ) as started:
         try:
-            until = time.monotonic() + 120
+            until = time.monotonic() + 240
             while len(list(out.glob(".*"))) < 2 and time.monotonic() < until:
                 time.sleep(0.1)
             assert len(list(out.glob(".*"))) == 2  # what both of them write to
             (os.killpg if to_all else os.kill)(started.pid, number)
-            _, err = started.communicate(timeout=60)  # until the last of them has closed the stream
+            _, err = started.communicate(timeout=120)  # until the last of them has closed the stream
         finally:
             if living(started.pid):
                 os.killpg(started.pid, signal.SIGKILL)
