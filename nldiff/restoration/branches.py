@@ -8,11 +8,13 @@ with one short filter for all of the signal, then with filters fitted to what wa
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from nldiff.errors import NldiffError, require
+from nldiff.restoration.evidence import EvidenceSettings, predictability
 from nldiff.restoration.piecewise import Candidates, PiecewiseCurve
 from nldiff.restoration.prediction import Predictor, framewise, whole
 from nldiff.restoration.signs import upright
@@ -21,6 +23,11 @@ from nldiff.restoration.signs import upright
 _LEAST_SLOPE = 1e-3
 # Sequences of branches that may tell survivors apart.
 _MOST_STATES = 1 << 20
+# Doubt from which on another search is worth its time, how much less decides for it, and its cost of loudness as a
+# multiple of the usual one.
+_DOUBTFUL, _MUCH_LESS, _LOUDER = 1e-4, 0.01, 10.0
+# Predictability counts down to errors 60 dB below the signal.
+_QUIET = EvidenceSettings(noise_db=-60.0)
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,9 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     """The most predictable signal that a curve maps to the observed one.
 
     The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
-    noise; a second search reckons with it where it is worth mentioning. Under an even curve every stretch between two
-    doubtful zero crossings is then turned the right way up.
+    noise; a second search reckons with it where it is worth mentioning. Where branches are in doubt, they are searched
+    again with loud samples costing more; what leaves much less doubt is taken, or what is more predictable. Under an
+    even curve every stretch between two doubtful zero crossings is then turned the right way up.
 
     Args:
         curve: cut into pieces.
@@ -103,16 +111,29 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     if power == 0:
         return Branches(np.zeros_like(observed), np.zeros(len(observed), np.int8), 0.0)
     frame = round(settings.frame_seconds * sample_rate)
-    found = select_branches(observed, curve.candidates(observed), 0.0, sample_rate, settings)
-    noise = float(np.quantile(framewise(found.x, settings.order, frame).variances, settings.noise_quantile))
-    if noise >= settings.least_noise * power:
-        candidates = curve.candidates(observed, settings.noise_deviations * noise**0.5)
+    candidates, noise = curve.candidates(observed), 0.0
+    found = select_branches(observed, candidates, noise, sample_rate, settings)
+    unpredicted = float(np.quantile(framewise(found.x, settings.order, frame).variances, settings.noise_quantile))
+    if unpredicted >= settings.least_noise * power:
+        candidates, noise = curve.candidates(observed, settings.noise_deviations * unpredicted**0.5), unpredicted
         found = select_branches(observed, candidates, noise, sample_rate, settings)
+    if found.doubt > _DOUBTFUL and not curve.even:
+        other = select_branches(observed, candidates, noise, sample_rate, louder(settings))
+        before, after = (
+            evidence(each.x, observed, chosen(candidates.slope, each.labels), sample_rate) for each in (found, other)
+        )
+        if other.doubt < _MUCH_LESS * found.doubt or after < before:
+            found = other
     if not curve.even:
         return found
     turned = upright(found.x, settings.order, frame, sample_rate)
     mirrored = len(curve.inputs) - 1 - found.labels
     return Branches(found.x * turned.signs, np.where(turned.signs < 0, mirrored, found.labels), turned.doubt)
+
+
+def louder(settings: BranchSettings) -> BranchSettings:
+    """Settings for signals whose mirror images at a turning point would be chosen otherwise."""
+    return replace(settings, loudness_cost=_LOUDER * settings.loudness_cost)
 
 
 def select_branches(
@@ -147,6 +168,18 @@ def select_branches(
         predictor = framewise(found.x, order, frame)
     assert found is not None, "there is at least one round"
     return found
+
+
+def evidence(x: np.ndarray, y: np.ndarray, slope: np.ndarray, sample_rate: int) -> float:
+    """Full form of J of a signal [time] that is observed as `y`."""
+    tensors = (torch.from_numpy(np.ascontiguousarray(signal))[None] for signal in (x, y, slope.clip(min=_LEAST_SLOPE)))
+    signal, observed, slopes = tensors
+    return predictability(signal, sample_rate, observed, slope=slopes, settings=_QUIET)
+
+
+def chosen(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Those of the branches `labels` [time] among `values` [time, branches]."""
+    return np.take_along_axis(values, labels[:, None].astype(np.int64), axis=1)[:, 0]
 
 
 def _searched(

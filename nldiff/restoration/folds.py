@@ -114,7 +114,9 @@ def folded(work: Workspace, y: Tensor) -> Iterator[Strategy]:
         work: the recording, prior and settings.
         y: what was observed, at the prior's level and the recording's rate.
     """
-    for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, work.settings.branches):
+    settings = work.settings
+    found = settings.branches, settings.bent, settings.curve
+    for operator in find_folds(y.cpu().double().numpy(), work.recording.sample_rate, *found):
         yield _found(work, operator)
 
 

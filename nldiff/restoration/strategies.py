@@ -82,9 +82,10 @@ class SparseRefinement(Strategy):
         log_odds = [cls(curve.table, curve).judged(work, y).log_odds for curve, *_ in starts]
         rippled = [cls(operator, curve) for operator, curve in rippled_curves(y, work.settings.curve)]
         rippled_odds = [strategy.judged(work, y).log_odds for strategy in rippled]
-        if max(rippled_odds, default=-np.inf) > max(log_odds):
+        best = max(rippled_odds, default=-np.inf)
+        if best > max(*log_odds, work.settings.evidence.hopeless):
             # A fitted curve would take the ripple for a bend.
-            tied = [odds >= _TIED * max(rippled_odds) for odds in rippled_odds]
+            tied = [odds >= min(best, _TIED * best) for odds in rippled_odds]
             lowest = [each for each, is_tied in zip(rippled, tied, strict=True) if is_tied][-1]
             yield cls.told(work, lowest.operator, lowest.curve, y)
         elif max(log_odds) > work.settings.evidence.hopeless:

@@ -4,9 +4,14 @@ import torch
 from helpers import plucked
 from signals import voice
 
+from nldiff.metrics import si_sdr
 from nldiff.operators import Distortion, Operator, TabulatedCurve
-from nldiff.restoration.branches import BranchSettings
-from nldiff.restoration.fold_search import density_drop, find_folds, find_rectifier
+from nldiff.restoration.bent import BentSettings
+from nldiff.restoration.branches import BranchSettings, invert
+from nldiff.restoration.fold_search import density_drop, find_folds, find_rectifier, turning_value
+from nldiff.restoration.increasing import CurveSettings
+from nldiff.restoration.piecewise import piecewise
+from nldiff.restoration.soft_folds import soft_fold
 
 RATE = 44100
 
@@ -16,7 +21,7 @@ def strings(seed: int = 0, seconds: float = 1.0) -> np.ndarray:
 
 
 def found(y: np.ndarray, rate: int = RATE) -> list[Operator]:
-    return list(find_folds(np.atleast_2d(y), rate, BranchSettings()))
+    return list(find_folds(np.atleast_2d(y), rate, BranchSettings(), BentSettings(), CurveSettings()))
 
 
 def distorted(operator: Operator, x: np.ndarray) -> np.ndarray:
@@ -86,3 +91,43 @@ def test_drops_of_the_density_by_hand() -> None:
     assert drop.deviations == pytest.approx(np.sqrt(0.04 * 0.58 * 1e4), rel=0.05)
     assert density_drop(uniform.clip(-0.8, 0.8), 0.5) is None  # a plateau
     assert density_drop(np.random.default_rng(0).laplace(size=20000), 1.4) is None
+
+
+def smooth_fold(x: np.ndarray) -> np.ndarray:
+    """Turns at 0.1 and -0.08, roundly; steeper on one side than on the other."""
+    grid = np.linspace(-1, 1, 200001)
+    slope = np.tanh((0.1 - grid) / 0.05) * np.tanh((grid + 0.08) / 0.05) * (1 + 0.2 * np.tanh(grid / 0.1))
+    table = np.cumsum(slope) * (grid[1] - grid[0])
+    return np.interp(x, grid, table - np.interp(0, grid, table))
+
+
+def test_a_smooth_fold_of_unknown_shape_is_found() -> None:
+    x = strings(1, seconds=2.0)
+    y = smooth_fold(x)
+    (operator,) = found(y)
+    restored = invert(piecewise(operator, 1.0), y, RATE, BranchSettings()).x
+    assert si_sdr(x, y) < 12
+    assert si_sdr(x, restored) > 25
+
+
+def test_where_dense_samples_end_by_hand() -> None:
+    # The density grows without bound up to 1, and is a tenth of the uniform one beyond.
+    below, beyond = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 20001)), np.linspace(1, 2, 301)
+    samples = np.concatenate([below, beyond])
+    drop = density_drop(samples, 0.7)
+    assert drop is not None
+    assert turning_value(samples, drop, 0.7) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("upper", "lower"), [(1.0, 1.0), (0.5, 1.5)])
+def test_a_soft_fold_has_its_turning_values_and_slopes(upper: float, lower: float) -> None:
+    curve = soft_fold(0.3, 0.2, 2.0, 0.2, upper, lower)
+    pieces = piecewise(curve, 1.0)
+    inside = pieces.turning_points
+    assert curve(torch.from_numpy(inside)).numpy() == pytest.approx([-0.2, 0.3], abs=1e-6)
+    assert float(curve(torch.zeros(1, dtype=torch.float64))) == pytest.approx(0, abs=1e-9)
+    far = curve(torch.tensor([-0.95, -0.9, 0.9, 0.95], dtype=torch.float64)).numpy()
+    middle = curve(torch.tensor([-0.01, 0.01], dtype=torch.float64)).numpy()
+    slope = (middle[1] - middle[0]) / 0.02
+    assert (far[0] - far[1]) / 0.05 == pytest.approx(lower * slope, rel=0.05)
+    assert (far[2] - far[3]) / 0.05 == pytest.approx(upper * slope, rel=0.05)
