@@ -103,6 +103,8 @@ class Overdrive:
 def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings) -> Overdrive | None:
     """The overdrive that a signal went through, or None where there is no sign of one.
 
+    Signals without a frame behind the transient are too short to show one.
+
     Args:
         y: observed, [time], float64, any level.
         sample_rate: Hz.
@@ -114,6 +116,8 @@ def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings)
     coarse, fine = (
         _loudest(y, round(seconds * sample_rate)) for seconds in (settings.coarse_seconds, settings.fine_seconds)
     )
+    if min(len(coarse), len(fine)) - skip < settings.frame_seconds * sample_rate:
+        return None
 
     def evidence(values: np.ndarray, excerpt: np.ndarray, noise_db: float) -> float:
         if any(not low <= value <= high for value, (low, high) in zip(values, _BOX, strict=True)):
