@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from nldiff.errors import require
-from nldiff.operators import Distortion
+from nldiff.operators import DISTORTIONS, Distortion
 from nldiff.operators.filters import FILTERS
 
 
@@ -72,7 +72,8 @@ _LOW = np.geomspace(50, 800, 9)
 _HIGH = np.geomspace(1000, 8000, 7)
 _PEAK = np.geomspace(100, 6400, 10)
 _WIDTHS = (0.7, 1.5)
-# Ranges of the local search: frequencies in Hz and up to this fraction of the rate, gains in dB, widths.
+# Ranges of the local search: frequencies in Hz, up to this fraction of the rate and as far as filters go, gains in dB,
+# widths.
 _LOWEST, _HIGHEST = 0.5, 0.45
 _BOUNDS = {"gain_db": (-18.0, 18.0), "q": (0.3, 6.0)}
 # Scale of the local search: of the logarithm of a frequency, of a gain in dB, of the logarithm of a width.
@@ -156,14 +157,14 @@ def _improved(
     evaluations: int,
 ) -> Candidate:
     """Search near a candidate by Nelder and Mead's method, with steps of about `size`."""
-    keys = list(start.params)
+    keys, table = list(start.params), DISTORTIONS[start.name].parameters
+    bounds = {**_BOUNDS, "hz": (_LOWEST, min(_HIGHEST * sample_rate, table["hz"].high))}
 
     def params(moves: np.ndarray) -> dict[str, float]:
         found = {}
         for key, move in zip(keys, moves * [_STEPS[key] for key in keys], strict=True):
             value = start.params[key]
             found[key] = value + move if key == "gain_db" else value * np.exp(np.clip(move, -5, 5))
-        bounds = {**_BOUNDS, "hz": (_LOWEST, _HIGHEST * sample_rate)}
         return {key: float(np.clip(value, *bounds[key])) for key, value in found.items()}
 
     simplex = size * np.vstack([np.zeros(len(keys)), np.eye(len(keys))])
