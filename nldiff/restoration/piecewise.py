@@ -16,6 +16,8 @@ from nldiff.operators import Operator
 _SEARCH_POINTS, _PIECE_POINTS = 1 << 14, 1 << 13
 # Turning points are looked for again between their neighbours, so many times, on so many points.
 _ZOOMS, _ZOOM_POINTS = 8, 65
+# Labels of pieces have 8 bits with a sign, see `nldiff.restoration.viterbi.search`.
+_MOST_PIECES = 128
 # Steps of the search table that are smaller than this fraction of the curve's range count as flat.
 _FLAT_STEP = 1e-13
 # Values that lie further outside a piece than this fraction of the curve's range are not its own: rounding, not noise.
@@ -104,6 +106,9 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
     Args:
         operator: with one parameter set.
         limit: largest magnitude of clean samples; the curve is not looked at beyond it.
+
+    Raises:
+        NldiffError: the curve has more than 128 pieces.
     """
     parameter = next(iter(getattr(operator, "parameters", list)()), torch.zeros((), dtype=torch.float64))
 
@@ -113,6 +118,11 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
 
     grid = np.linspace(-limit, limit, _SEARCH_POINTS)
     cuts = [-limit, *_turning_points(curve, grid), limit]
+    if len(cuts) - 1 > _MOST_PIECES:
+        raise NldiffError(
+            f"the curve turns {len(cuts) - 2} times within the range of clean samples, and {_MOST_PIECES - 1} times at "
+            "most can be undone: are its parameters in the units of the recording?"
+        )
     ramp = (1 - np.cos(np.linspace(0, np.pi, _PIECE_POINTS))) / 2  # dense at the ends, where inverses are steep
     inputs = np.stack([np.append((a + (b - a) * ramp)[:-1], b) for a, b in pairwise(cuts)])
     outputs = np.stack([curve(row) for row in inputs])
