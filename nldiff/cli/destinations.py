@@ -85,7 +85,7 @@ def find_sources(inputs: Sequence[str], scratch: Path, mark: str) -> list[Source
     """
     suffixes = sound.AUDIO_SUFFIXES | sound.FFMPEG_SUFFIXES
     sources: dict[Path, Source] = {}
-    for text in inputs:
+    for text in dict.fromkeys(inputs):  # standard input can be read once
         if text == PIPE:
             path = _standard_input(scratch)
             sources[path] = Source(path, Path("stdin"), "standard input")
@@ -137,7 +137,7 @@ def refuse_overwriting(results: Sequence[Path], sources: Sequence[Source]) -> No
         if path in inputs:
             raise NldiffError(f"{path} is an input and would be overwritten by a result")
         if count > 1:
-            raise NldiffError(f"{path} would be the result of {count} inputs: restore them separately")
+            raise NldiffError(f"{path} would be the result of {count} inputs: give them one by one")
 
 
 def send(path: Path) -> None:
