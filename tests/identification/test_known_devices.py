@@ -221,4 +221,4 @@ def test_what_cannot_be_used(clean: np.ndarray, observed: np.ndarray, text: str,
 )
 def test_numbers_that_cannot_be_used(numbers: dict[str, Any], message: str) -> None:
     with pytest.raises(NldiffError, match=message):
-        identify(music(1.0), music(1.0), **{"sample_rate": RATE, "operator": "curve"} | numbers)
+        identify(music(1.0), music(1.0), **({"sample_rate": RATE} | numbers))
