@@ -67,6 +67,16 @@ class Settled:
         """SDR of the operator's output for the result against the recording, dB."""
         return explained_db([self])
 
+    def scaled(self, factor: float) -> Settled:
+        """The same part with `factor` times the amplitude, not 0."""
+        return replace(
+            self,
+            gain=self.gain * factor,
+            shift=self.shift * factor,
+            level_db=self.level_db + 20 * float(np.log10(abs(factor))),
+            rms=self.rms * abs(factor),
+        )
+
     def place(self, raw: np.ndarray) -> np.ndarray:
         """Samples at the method's level, any shape, in the units of the recording."""
         return raw * self.gain + self.shift
@@ -146,19 +156,7 @@ def _below_full_scale(parts: list[Settled], sums: Sequence[_Sums]) -> list[Settl
         if not part.fit.unchanged
     ]
     factor = min(1.0, _CEILING / max(peaks)) if peaks and max(peaks) > 0 else 1.0
-    if factor == 1:
-        return parts
-    lower = 20 * float(np.log10(factor))
-    return [
-        replace(
-            part,
-            gain=part.gain * factor,
-            shift=part.shift * factor,
-            level_db=part.level_db + lower,
-            rms=part.rms * factor,
-        )
-        for part in parts
-    ]
+    return parts if factor == 1 else [part.scaled(factor) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,14 @@ class Restoration:
         return inputs, trace.curves / self.fit.observation_gain + part.part.offset
 
     def scaled(self, factor: float) -> "Restoration":
-        """The same restoration with `factor` times the amplitude."""
-        audio = (self.audio * factor).astype(np.float32)
-        return replace(self, audio=audio, gain=self.gain * factor, curve=self.curve.scaled(factor))
+        """The same restoration with `factor` times the amplitude, not 0."""
+        return replace(
+            self,
+            audio=(self.audio * factor).astype(np.float32),
+            gain=self.gain * factor,
+            curve=self.curve.scaled(factor),
+            parts=tuple(part.scaled(factor) for part in self.parts),
+        )
 
     def save(self, folder: str | Path, stem: str = "audio", warnings: Sequence[str] = ()) -> None:
         """Write STEM.restored.wav (float32), STEM.curve.csv, STEM.curve.png and STEM.json, as `nldiff restore` does.
