@@ -19,6 +19,7 @@ from scipy.signal import lfilter
 from nldiff.errors import require
 from nldiff.operators import DISTORTIONS, Distortion
 from nldiff.operators.filters import FILTERS
+from nldiff.restoration.measures import loudest
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def find_filter(y: np.ndarray, sample_rate: int, settings: PlateauSettings) -> D
         sample_rate: Hz.
         settings: of the search.
     """
-    excerpt = _loudest(y, round(settings.seconds * sample_rate))
+    excerpt = loudest(y, round(settings.seconds * sample_rate))
     counted = _loud(excerpt, sample_rate, settings)
     if counted.sum() < settings.fine_bins:
         return None
@@ -173,13 +174,6 @@ def _improved(
         lambda moves: -share(start.name, params(moves), bins), simplex[0], method="Nelder-Mead", options=options
     )
     return Candidate(start.name, params(found.x), -float(found.fun))
-
-
-def _loudest(y: np.ndarray, length: int) -> np.ndarray:
-    """The loudest stretch of `length` samples, on a grid of quarters of it."""
-    starts = range(0, max(1, len(y) - length + 1), max(1, length // 4))
-    start = max(starts, key=lambda i: float(np.mean(y[i : i + length] ** 2)))
-    return y[start : start + length]
 
 
 def _loud(y: np.ndarray, sample_rate: int, settings: PlateauSettings) -> np.ndarray:
