@@ -16,6 +16,7 @@ from nldiff.operators import (
     AtRate,
     Chain,
     Distortion,
+    Identity,
     Learnable,
     Operator,
     Rescaled,
@@ -237,6 +238,15 @@ def test_operators_without_parameters_ignore_a_reset(name: str) -> None:
         before = operator(x)
         operator.reset(x, [])
         assert torch.equal(operator(x), before)
+
+
+def test_texts_of_operators_that_cannot_be_told_are_one_line() -> None:
+    table = TabulatedCurve(torch.linspace(-1, 1, 4096), torch.linspace(-1, 1, 4096))
+    clip = Distortion("hard_clip", {"threshold": 0.25})
+    assert str(Chain([table, Identity()])) == "a table of 4096 points > Identity"
+    assert str(Rescaled(clip, 2.0, -0.5)) == "hard_clip:threshold=0.25 (levels 2, -0.5)"
+    assert str(AtRate(clip, 8000, 44100)) == "hard_clip:threshold=0.25 at 8000 Hz"
+    assert [str(learnable(name)) for name in ("ccr", "wiener_hammerstein")] == ["CatmullRom", "WienerHammerstein"]
 
 
 def test_rescaled_by_hand() -> None:
