@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import OnAccelerator
 from laplace import laplace
 from torch import Tensor, nn
 
@@ -238,6 +239,14 @@ def test_operators_without_parameters_ignore_a_reset(name: str) -> None:
         before = operator(x)
         operator.reset(x, [])
         assert torch.equal(operator(x), before)
+
+
+@pytest.mark.parametrize("name", [*DISTORTIONS, *LEARNABLE])
+def test_accelerators_need_no_float64(name: str) -> None:
+    operator: Operator = Distortion(name) if name in DISTORTIONS else make_learnable(name, 1)
+    x = laplace(500).float()[None]
+    operator.reset(x, sources(0))
+    torch.testing.assert_close(operator(x.as_subclass(OnAccelerator)).as_subclass(Tensor), operator(x))
 
 
 def test_texts_of_operators_that_cannot_be_told_are_one_line() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import plucked
+from helpers import OnAccelerator, plucked
 from scipy.signal import lfilter
 from signals import voice
 from torch import Tensor
@@ -198,6 +198,13 @@ class TestBinding:
         bound = binding(y, curve.feasible(y))
         assert bound.unknown == pytest.approx(float((y.abs() == 0.1).double().mean()), abs=0.02)
         assert bound.exact == pytest.approx(1 - bound.unknown, abs=0.02)
+
+    def test_accelerators_without_float64(self) -> None:
+        x = noise().float()
+        intervals = Intervals(x - 0.1, torch.where(x > 1, torch.inf, x))
+        found, expected = (binding(each, intervals) for each in (x.as_subclass(OnAccelerator), x))
+        assert torch.equal(found.signal, expected.signal)
+        assert (found.exact, found.unknown, found.guessed) == (expected.exact, expected.unknown, expected.guessed)
 
 
 class TestUnexplained:
