@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from nldiff.errors import NldiffError
 from nldiff.operators import Operator
 from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.fit import Fit
@@ -96,11 +97,16 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
         recording: the observation.
         raws: what the method emitted for every part.
         level: one of `nldiff.restoration.settings.LEVELS`, or "method": the scale that the method gives clean signals.
+
+    Raises:
+        NldiffError: the result of a part is silent.
     """
     sums = [_Sums.of(part.of(recording), raw, part.offset) for (part, _), raw in zip(fits, raws, strict=True)]
     settled = []
     for (part, fit), raw, each in zip(fits, raws, sums, strict=True):
         observed = part.of(recording)
+        if not (fit.unchanged or any(each.ends)):
+            raise NldiffError(f"the result for {recording.name} is silent")
         if fit.operator is None:
             fit = replace(fit, operator=fitted_curve(observed, raw))
         gain = each.gain(fit, level)
