@@ -66,9 +66,13 @@ def chosen_format(options: argparse.Namespace) -> sound.AudioFormat:
     """The format of the audio.
 
     Raises:
-        NldiffError: bits that the container does not hold, or a file name that tells another format.
+        NldiffError: bits that the container does not hold, or a file name that tells another format or one that is not
+            written.
     """
     named = sound.named_container(Path(options.output)) if _is_file(options.output) else None
+    suffix = Path(options.output).suffix.lower()
+    if named is None and suffix in sound.AUDIO_SUFFIXES | sound.FFMPEG_SUFFIXES and not Path(options.output).is_dir():
+        raise NldiffError(f"--output {options.output}: files of {', '.join(sound.FORMATS)} are written, or a folder")
     if options.format and named and options.format != named:
         raise NldiffError(f"--format {options.format}: --output {options.output} is the name of another format")
     container = options.format or named or "wav"
