@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ _FLAT_STEP = 1e-13
 # Values that lie further outside a piece than this fraction of the curve's range are not its own: rounding, not noise.
 _ROUNDING = 1e-6
 
-Curve = Callable[[np.ndarray], np.ndarray]
+_Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
     return PiecewiseCurve(inputs, np.stack([_monotone(row) for row in outputs]))
 
 
-def _turning_points(curve: Curve, grid: np.ndarray) -> list[float]:
+def _turning_points(curve: _Function, grid: np.ndarray) -> list[float]:
     """Inputs at which the curve starts or stops to rise, fall or be constant, ascending."""
     values = curve(grid)
     steps = np.diff(values)
@@ -144,7 +145,7 @@ def _turning_points(curve: Curve, grid: np.ndarray) -> list[float]:
     return found
 
 
-def _extreme(curve: Curve, low: float, high: float, sign: float) -> float:
+def _extreme(curve: _Function, low: float, high: float, sign: float) -> float:
     """Input of the largest value of `sign` times the curve between two inputs, which has one hill there."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _ZOOM_POINTS)
