@@ -277,7 +277,7 @@ class AtRate(nn.Module, Operator):
     Unlike all others it looks ahead, as far as it looks back: an ideal low-pass has no delay.
 
     Args:
-        operator: the device, for audio at `rate`.
+        operator: the device, for audio at `rate`; filters that were not told a rate are told this one.
         rate: Hz.
         outer_rate: of the audio, Hz.
 
@@ -290,7 +290,7 @@ class AtRate(nn.Module, Operator):
         for value in (rate, outer_rate):
             if type(value) is not int or not 1 <= value <= 1_000_000:
                 raise NldiffError(f"device at another rate: {value!r}: a whole number from 1 to 1000000 expected")
-        self.operator, self.rate, self.outer_rate = operator, rate, outer_rate
+        self.operator, self.rate, self.outer_rate = operator.for_rate(rate), rate, outer_rate
         self.parameter_sets, self.keeps_level = operator.parameter_sets, operator.keeps_level
         self.context = -(-(operator.context + _RINGING) * outer_rate // rate)
 

@@ -386,3 +386,10 @@ def test_a_device_at_another_rate_distorts_there() -> None:
     for rates in ((0, 8000), (8000, 2_000_000), (8000.0, 16000)):
         with pytest.raises(NldiffError, match="a whole number from 1 to 1000000 expected"):
             AtRate(inner, *rates)
+
+
+def test_filters_of_a_device_at_another_rate_are_those_of_its_rate() -> None:
+    x = torch.sin(2 * math.pi * 1000 * torch.arange(24000, dtype=torch.float64) / 48000)[None]
+    y = AtRate(Distortion("highpass", {"hz": 1000.0}), 16000, 48000)(x)
+    inner = slice(4000, 20000)  # 333 periods and a third; away from the ends
+    assert float(y[0, inner].std() / x[0, inner].std()) == pytest.approx(math.sqrt(0.5), abs=1e-3)
