@@ -114,6 +114,19 @@ def rms(x: Any) -> float:
     return float(np.sqrt(np.mean(np.asarray(x, dtype=np.float64) ** 2)))
 
 
+class OnAccelerator(Tensor):
+    """A tensor that stands for one on a device without float64, as Apple's are; `cpu()` makes it a plain one."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if func is Tensor.cpu:
+            return result.as_subclass(Tensor)
+        if isinstance(result, cls) and result.dtype in (torch.float64, torch.complex128):
+            raise TypeError("the device has no float64")
+        return result
+
+
 class Function(Operator):
     """A function of audio as an operator."""
 

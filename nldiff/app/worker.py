@@ -26,9 +26,8 @@ _PATIENCE = 2.0  # seconds until a process that does not end is killed
 
 @dataclass(frozen=True)
 class Setting:
-    """What all recordings are restored with: prior, settings, and the folder of everything temporary."""
+    """What all recordings are restored with: settings, the prior among them, and the folder of what is temporary."""
 
-    prior: str
     config: RestoreConfig
     folder: Path
 
@@ -115,9 +114,8 @@ def _work(connection: Connection, setting: Setting) -> None:
     tempfile.tempdir = str(setting.folder)  # what is decoded goes away with the rest
     with suppress(KeyboardInterrupt, EOFError, BrokenPipeError), cleaned_up():
         try:
-            restorer = Restorer(
-                setting.prior, config=setting.config, on_step=lambda *progress: connection.send(progress)
-            )
+            config = setting.config
+            restorer = Restorer(config.prior, config=config, on_step=lambda *progress: connection.send(progress))
         except NldiffError as error:
             connection.send(str(error))
             return

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("settings", nargs="*", metavar="KEY=VALUE", help="changes any setting, as in 'nldiff restore'")
     add("--port", type=int, default=8765, help="of the page on this machine; 0: any that is free (default: 8765)")
     add("--limit-mb", type=float, default=500.0, metavar="MB", help="largest recording that is taken (default: 500)")
-    add("--prior", default="auto", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
+    add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
     add("-d", "--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
 
@@ -34,12 +34,12 @@ def run(options: argparse.Namespace) -> int:
         raise NldiffError(f"--limit-mb {options.limit_mb:g}: a number above 0 expected")
     check_pages()
     config = load_config(RestoreConfig, None, options.settings)
-    config = replace(config, device=options.device or config.device)
+    config = replace(config, device=options.device or config.device, prior=options.prior or config.prior)
     check_config(config)
     with ExitStack() as opened:
         with held():  # what is opened is known to the stack before an interrupt may come
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="nldiff-app-")))
-            worker = Worker(Setting(options.prior, config, folder))
+            worker = Worker(Setting(config, folder))
             tasks = opened.enter_context(closing(Tasks(worker, folder)))
             server = opened.enter_context(Server(options.port, tasks, options.limit_mb))
             worker.start()

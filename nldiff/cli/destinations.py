@@ -66,9 +66,13 @@ def chosen_format(options: argparse.Namespace) -> sound.AudioFormat:
     """The format of the audio.
 
     Raises:
-        NldiffError: bits that the container does not hold, or a file name that tells another format.
+        NldiffError: bits that the container does not hold, or a file name that tells another format or one that is not
+            written.
     """
     named = sound.named_container(Path(options.output)) if _is_file(options.output) else None
+    suffix = Path(options.output).suffix.lower()
+    if named is None and suffix in sound.AUDIO_SUFFIXES | sound.FFMPEG_SUFFIXES and not Path(options.output).is_dir():
+        raise NldiffError(f"--output {options.output}: files of {', '.join(sound.FORMATS)} are written, or a folder")
     if options.format and named and options.format != named:
         raise NldiffError(f"--format {options.format}: --output {options.output} is the name of another format")
     container = options.format or named or "wav"
@@ -85,7 +89,7 @@ def find_sources(inputs: Sequence[str], scratch: Path, mark: str) -> list[Source
     """
     suffixes = sound.AUDIO_SUFFIXES | sound.FFMPEG_SUFFIXES
     sources: dict[Path, Source] = {}
-    for text in inputs:
+    for text in dict.fromkeys(inputs):  # standard input can be read once
         if text == PIPE:
             path = _standard_input(scratch)
             sources[path] = Source(path, Path("stdin"), "standard input")
@@ -137,7 +141,7 @@ def refuse_overwriting(results: Sequence[Path], sources: Sequence[Source]) -> No
         if path in inputs:
             raise NldiffError(f"{path} is an input and would be overwritten by a result")
         if count > 1:
-            raise NldiffError(f"{path} would be the result of {count} inputs: restore them separately")
+            raise NldiffError(f"{path} would be the result of {count} inputs: give them one by one")
 
 
 def send(path: Path) -> None:

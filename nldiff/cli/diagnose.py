@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from nldiff import sound
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="audio file or folder; key=value changes any setting")
-    add("--prior", default="auto", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
+    add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
     add("--json", action="store_true", help="one JSON object for every file, a line each, instead of text")
 
 
@@ -32,7 +33,8 @@ def run(options: argparse.Namespace) -> int:
     paths = sound.find_audio([text for text in options.inputs if text not in overrides])
     if not paths:
         raise NldiffError("no INPUT given: an audio file or a folder expected")
-    config = load_config(RestoreConfig, None, [*overrides, f"prior={options.prior}"])
+    config = load_config(RestoreConfig, None, overrides)
+    config = replace(config, prior=options.prior or config.prior)
     check_config(config)
     priors = load_candidates(config.prior, choose_device(config.device))
     failed = 0

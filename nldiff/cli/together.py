@@ -45,7 +45,10 @@ def run_together(
     """Restore all inputs with one operator; results of all go into one folder."""
     folder = destinations[0].folder
     if any(to.audio_name or to.folder != folder for to in destinations):
-        raise NldiffError(f"--same-operator: --output {options.output}: one folder for all results expected")
+        raise NldiffError(
+            f"--same-operator: --output {options.output}: a folder, and inputs whose results have different names "
+            "there, expected"
+        )
     paths = [path for to in destinations for path in result_paths(folder, to.stem, None, AudioFormat())]
     refuse_overwriting([*paths, folder / OPERATOR_NAME], sources)
     count = f"{len(sources)} recording{'s' if len(sources) > 1 else ''}"

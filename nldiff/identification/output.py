@@ -52,7 +52,7 @@ def identify_files(
         observed: audio file of what came out, at the same rate, with as many channels.
         folder: where the results go; created if needed.
         operator: what the device is made of, see `nldiff.identify`.
-        seed: of the first values that are tried.
+        seed: of the first values that are tried, not negative.
         stem: of the results; that of `observed` by default.
 
     Raises:

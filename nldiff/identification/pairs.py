@@ -75,14 +75,14 @@ def identify(
     Args:
         clean: what entered the device, `[time]` or `[channels, time]`.
         observed: what came out, as many channels; lengths may differ.
-        sample_rate: of both, Hz.
+        sample_rate: of both, Hz, a whole number above 0.
         operator: what the device is made of: a text of `parse_operator` without dry paths round it, in which `curve`
             stands for any curve and parameters that are not given are fitted, such as "hard_clip > highpass:hz=20";
             or "wiener_hammerstein": equaliser, curve, equaliser and low-pass.
-        seed: of the first values that are tried.
+        seed: of the first values that are tried, not negative.
 
     Raises:
-        NldiffError: the recordings or the description cannot be used.
+        NldiffError: the recordings, a number or the description cannot be used.
 
     Examples:
         >>> x = np.random.default_rng(0).laplace(scale=0.1, size=22050)
@@ -91,6 +91,7 @@ def identify(
         0.200
     """
     x, y = _checked("clean", clean), _checked("observed", observed)
+    _check_numbers(sample_rate, seed)
     if len(x) != len(y):
         raise NldiffError(f"identify: {len(x)} channels of the clean and {len(y)} of the observed recording")
     delay, polarity = find_delay(x, y)
@@ -204,10 +205,20 @@ def _check_changing(*excerpts: Excerpt) -> None:
                 raise NldiffError(f"identify: {name} recording: constant where the clean one is loudest")
 
 
+def _check_numbers(sample_rate: int, seed: int) -> None:
+    for name, value, least in (("sample_rate", sample_rate, 1), ("seed", seed, 0)):
+        if not value >= least or value % 1:
+            raise NldiffError(f"identify: {name}={value}: a whole number of at least {least} expected")
+
+
 def _checked(name: str, audio: ArrayLike) -> np.ndarray:
-    samples = np.atleast_2d(np.asarray(audio, dtype=np.float64))
-    if samples.ndim != 2 or not np.isfinite(samples).all():
-        raise NldiffError(f"identify: {name} recording: finite samples [time] or [channels, time] expected")
+    wanted = f"identify: {name} recording: finite samples [time] or [channels, time] expected"
+    try:
+        samples = np.atleast_2d(np.asarray(audio, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise NldiffError(wanted) from error
+    if samples.ndim != 2 or not samples.size or not np.isfinite(samples).all():
+        raise NldiffError(wanted)
     if not np.ptp(samples):
         raise NldiffError(f"identify: {name} recording is silent")
     return samples

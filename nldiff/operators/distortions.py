@@ -141,13 +141,14 @@ def sox_overdrive(x: Tensor, gain_db: float, colour: float, pole: float) -> Tens
             44.1 kHz.
 
     Returns:
-        Overdriven audio in the shape and type of `x`, computed in float64; differentiable with respect to `x`.
+        Overdriven audio in the shape and type of `x`, computed in float64 on the CPU; differentiable with respect to
+        `x`.
     """
-    dry = x.double().clamp(-1, 1)
+    dry = x.cpu().double().clamp(-1, 1)  # not every accelerator has float64
     if gain_db == 0:
-        return dry.to(x.dtype)
+        return x.clamp(-1, 1)
     wet = _RemoveMean.apply(cubic_clip(_amplitude(gain_db) * dry + colour / 200), pole)
-    return (dry / 2 + 0.75 * wet).clamp(-1, 1).to(x.dtype)
+    return (dry / 2 + 0.75 * wet).clamp(-1, 1).to(x.dtype).to(x.device)
 
 
 class _RemoveMean(torch.autograd.Function):

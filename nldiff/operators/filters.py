@@ -97,11 +97,11 @@ FILTERS: dict[str, Callable[..., Coefficients]] = {
 
 
 def apply_filter(x: Tensor, b: Tensor, a: Tensor) -> Tensor:
-    """Filter audio `[..., time]` from rest, in float64; type and device are those of `x`.
+    """Filter audio `[..., time]` from rest, in float64 on the CPU; type and device of the result are those of `x`.
 
     Differentiable with respect to audio and coefficients.
     """
-    return _Filter.apply(x.double(), b, a).to(x.dtype)
+    return _Filter.apply(x.cpu().double(), b, a).to(x.dtype).to(x.device)
 
 
 def frequency_response(b: Tensor, a: Tensor, hz: Tensor, rate: float) -> Tensor:

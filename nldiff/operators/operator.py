@@ -106,6 +106,10 @@ class Operator(ABC):
         """Sample the static curve of every parameter set at the values `inputs` `[G]`, without gradient."""
         return Portrait(inputs, self.static(inputs.expand(self.parameter_sets or 1, -1)))
 
+    def __str__(self) -> str:
+        """One line for messages and reports; that of known distortions and their chains can be parsed again."""
+        return type(self).__name__
+
 
 class Identity(Operator):
     """What leaves audio as it is."""
@@ -178,6 +182,10 @@ class Rescaled(nn.Module, Operator):
             return x * self.input_level, states
 
         return replace(inner, step=rescaled)
+
+    def __str__(self) -> str:
+        """The operator and its levels."""
+        return f"{self.operator} (levels {self.input_level:.4g}, {self.output_level:.4g})"
 
 
 class Chain(nn.Module, Operator):
@@ -269,7 +277,7 @@ class AtRate(nn.Module, Operator):
     Unlike all others it looks ahead, as far as it looks back: an ideal low-pass has no delay.
 
     Args:
-        operator: the device, for audio at `rate`.
+        operator: the device, for audio at `rate`; filters that were not told a rate are told this one.
         rate: Hz.
         outer_rate: of the audio, Hz.
 
@@ -282,7 +290,7 @@ class AtRate(nn.Module, Operator):
         for value in (rate, outer_rate):
             if type(value) is not int or not 1 <= value <= 1_000_000:
                 raise NldiffError(f"device at another rate: {value!r}: a whole number from 1 to 1000000 expected")
-        self.operator, self.rate, self.outer_rate = operator, rate, outer_rate
+        self.operator, self.rate, self.outer_rate = operator.for_rate(rate), rate, outer_rate
         self.parameter_sets, self.keeps_level = operator.parameter_sets, operator.keeps_level
         self.context = -(-(operator.context + _RINGING) * outer_rate // rate)
 
@@ -302,6 +310,10 @@ class AtRate(nn.Module, Operator):
     def at_rate(self, own: int, other: int) -> Operator:
         """The same device, which stays at its rate, for audio at another."""
         return self.operator if other == self.rate else AtRate(self.operator, self.rate, other)
+
+    def __str__(self) -> str:
+        """The device and its rate."""
+        return f"{self.operator} at {self.rate} Hz"
 
 
 def _resampled(x: Tensor, rate: int, other: int) -> Tensor:

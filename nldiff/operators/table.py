@@ -50,6 +50,10 @@ class TabulatedCurve(Operator):
         slope = slopes[torch.searchsorted(self.inputs, torch.from_numpy(values))]
         return y + slope.to(x.dtype).to(x.device) * (x - x.detach())  # adds an exact zero with the slope
 
+    def __str__(self) -> str:
+        """Its size; the values would fill pages."""
+        return f"a table of {len(self.inputs)} points"
+
     def inverse(self, outputs: Tensor, right: bool) -> Tensor:
         """Invert a table whose outputs never fall.
 

@@ -143,7 +143,7 @@ class WienerHammerstein(nn.Module, Operator):
         """Product of the responses of all sections for every item, `[B, bins]`."""
         hz = torch.linspace(0, self.sample_rate / 2, spectrum.shape[1], dtype=torch.float64)
         responses = []
-        for rows in parameters.double().cpu():
+        for rows in parameters.cpu().double():
             response = torch.ones(1, dtype=torch.complex128)
             for row, section in zip(rows, sections, strict=True):
                 coefficients = FILTERS[section[0]](self.sample_rate, **self._values(row, section))

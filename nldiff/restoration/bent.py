@@ -73,14 +73,16 @@ class _Spline:
         return (chosen * self.values).sum(-1), (chosen * self.slopes).sum(-1)
 
 
-def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: CurveSettings) -> IncreasingCurve | None:
+def bent_curve(
+    y: Tensor, sample_rate: int, settings: BentSettings, table_settings: CurveSettings
+) -> IncreasingCurve | None:
     """The curve whose inverse makes the observed samples most predictable.
 
     Args:
         y: observed samples [batch, n] of one level.
         sample_rate: Hz.
         settings: of the fit.
-        curve: of the table.
+        table_settings: of the table.
 
     Returns:
         The curve for clean signals of the RMS of `y`; None if that is too short.
@@ -109,11 +111,11 @@ def bent_curve(y: Tensor, sample_rate: int, settings: BentSettings, curve: Curve
     optimiser.step(cost)
     coefficients = np.concatenate([[0.0], np.exp(steps.detach().numpy()).cumsum()])
     inverse = BSpline(spline.knots, coefficients, _DEGREE)
-    outputs = np.linspace(spline.knots[0], spline.knots[-1], curve.points)
+    outputs = np.linspace(spline.knots[0], spline.knots[-1], table_settings.points)
     inputs, found = inverse(outputs), inverse(samples)
     scale = np.sqrt(np.mean(samples**2)) / found.std()
     table = TabulatedCurve(torch.from_numpy((inputs - found.mean()) * scale), torch.from_numpy(outputs))
-    return with_tolerance(table, samples, curve)
+    return with_tolerance(table, samples, table_settings)
 
 
 def _knots(samples: np.ndarray, inner: int) -> np.ndarray:

@@ -21,6 +21,8 @@ from nldiff.restoration.signs import upright
 
 # Slopes below this one do not amplify noise any more: turning points are ends.
 _LEAST_SLOPE = 1e-3
+# Numbers of survivors have 16 bits, see `nldiff.restoration.viterbi.search`.
+_MOST_SURVIVORS = 1 << 15
 # Sequences of branches that may tell survivors apart.
 _MOST_STATES = 1 << 20
 # Doubt from which on another search is worth its time, how much less decides for it, and its cost of loudness as a
@@ -40,7 +42,7 @@ class BranchSettings:
         second_order: of the filters in the second round, where there is a first, rough signal; a multiple of 4.
         rounds: searches with filters of the signal that the one before found, at most.
         memory: last branches that tell survivors apart; fewer where there are dozens of branches.
-        survivors: largest number of them.
+        survivors: largest number of them, below 32768.
         beam: a survivor is given up when it costs so much more than the best one, nats.
         loudness_cost: cost of a clean sample, nats per squared multiple of the observation's RMS. It decides between a
             signal and its mirror image at a turning point, which is as predictable.
@@ -67,7 +69,8 @@ class BranchSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        require(self, "branches", ("order", "start_order", "second_order", "memory", "survivors"), least=1)
+        require(self, "branches", ("order", "start_order", "second_order", "memory"), least=1)
+        require(self, "branches", ("survivors",), least=1, below=_MOST_SURVIVORS)
         require(self, "branches", ("beam", "loudness_cost", "later_loudness", "frame_seconds"), above=0)
         require(self, "branches", ("noise_quantile",), least=0, below=1)
         require(self, "branches", ("rounds", "least_noise", "noise_deviations"), least=0)

@@ -12,6 +12,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nldiff import sound
 from nldiff.cores import side_by_side
@@ -29,6 +30,9 @@ from nldiff.restoration.workspace import Workspace, make_workspace
 from nldiff.sampling import Posterior, sample
 from nldiff.sound.chunks import joined
 from nldiff.sound.narrow import narrowed, widened
+
+# Shares of work that are less are none.
+_ROUNDING = 1e-6
 
 
 def diffusion(
@@ -123,12 +127,27 @@ def restored_chunks(work: Workspace, estimate: Estimate, ready: list[int], progr
             # Files are read in one thread.
             observed = [work.observed([work.read(chunk) for chunk in chunks]) for chunks in together]
             pieces = [
-                partial(strategy.restore, work, chunks, y, partial(progress.advance, strategy.phase))
+                partial(_restored, work, strategy, chunks, y, progress)
                 for chunks, y in zip(together, observed, strict=True)
             ]
             for chunks, restored in zip(together, side_by_side(pieces), strict=True):
                 finished |= split_channels(restored, chunks, channels)
         yield finished.pop(chunk) + _band_kept(work, strategy, estimate.polarity, chunk)
+
+
+def _restored(work: Workspace, strategy: Strategy, chunks: list[int], y: Tensor, progress: Progress) -> Tensor:
+    """What the strategy makes of chunks; shares of the work that it does not tell of count at the end."""
+    left = 1.0
+
+    def count(share: float) -> None:
+        nonlocal left
+        left -= share
+        progress.advance(strategy.phase, share)
+
+    restored = strategy.restore(work, chunks, y, count)
+    if left > _ROUNDING:
+        progress.advance(strategy.phase, left)
+    return restored
 
 
 def _band_kept(work: Workspace, strategy: Strategy, polarity: int, chunk: int) -> np.ndarray | float:

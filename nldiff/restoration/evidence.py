@@ -61,14 +61,15 @@ def binding(x: Tensor, intervals: Intervals | None = None, settings: EvidenceSet
     if intervals is None:
         return Binding(x.detach(), 1.0, 0.0, 0.0, 0.0)
     signal, width = x.detach(), intervals.high - intervals.low
-    deviation = signal.double().std(correction=0).clamp(min=torch.finfo(torch.float64).tiny)
-    narrow = width <= settings.exact_width * deviation.to(signal.dtype)
+    # The CPU: not every accelerator has float64.
+    deviation = signal.cpu().double().std(correction=0).clamp(min=torch.finfo(torch.float64).tiny)
+    narrow = width <= settings.exact_width * deviation.to(signal)
     middle = torch.where(narrow, (intervals.low + intervals.high) / 2, intervals.project(signal))
-    exact, unknown = (float(which.double().mean()) for which in (narrow, torch.isinf(width)))
+    exact, unknown = (float(which.cpu().double().mean()) for which in (narrow, torch.isinf(width)))
     # Of a sample without any bound all is guessed.
     beyond = torch.minimum((middle - intervals.low).abs(), (intervals.high - middle).abs()).minimum(middle.abs())
     guess = torch.where(torch.isinf(width), beyond, width / math.sqrt(12))
-    guessed = torch.where(narrow, 0, guess).double().square().mean() / deviation.square()
+    guessed = torch.where(narrow, 0, guess).cpu().double().square().mean() / deviation.square()
     return Binding(middle, exact, 1 - exact - unknown, unknown, float(guessed))
 
 

@@ -45,6 +45,10 @@ class Peeled(Strategy):
         observed = self.work.observed([self.work.read(chunk) for chunk in chunks])
         return self.inner.restore(self.work, chunks, observed, on_share)
 
+    def seconds(self, work: Workspace) -> float:
+        """Those of the inner strategy."""
+        return self.inner.seconds(self.work)
+
     def evaluations(self, work: Workspace, spent: int) -> int:
         """Those of the inner strategy."""
         return self.inner.evaluations(self.work, spent)

@@ -56,7 +56,7 @@ class FoldInversion(Strategy):
     def restore(self, work: Workspace, chunks: list[int], y: Tensor, on_share: OnShare) -> Tensor:
         """Invert channel by channel."""
         restored, errors = self._inverted(work, y)
-        self.searched.append((float(restored.double().square().sum()), errors))
+        self.searched.append((float(restored.cpu().double().square().sum()), errors))
         return self._the_same_way_up(work, chunks, restored) if self.curve.even else restored
 
     def doubts(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class FoldInversion(Strategy):
         settings = work.settings.evidence
         restored, error = self._inverted(work, loudest)
         judgement = judge(loudest, restored, self.operator, work.recording.sample_rate, settings=settings)
-        power = float(restored.double().square().sum())
+        power = float(restored.cpu().double().square().sum())
         if error <= _DOUBTFUL * power:
             return judgement
         return replace(judgement, log_odds=_COUNTS * judgement.log_odds)

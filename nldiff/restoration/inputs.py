@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -107,7 +107,7 @@ def loaded_priors(prior: PriorLike, config: RestoreConfig, method: Method) -> li
         for candidate in loaded:
             _log.info("prior %s: %d Hz, on %s", candidate.name, candidate.sample_rate, device)
         return loaded
-    priors: list[Prior] = [prior] if isinstance(prior, Prior) else list(prior)
+    priors = [prior] if isinstance(prior, Prior) else list(prior) if isinstance(prior, Iterable) else []
     if not priors or not all(isinstance(candidate, Prior) for candidate in priors):
         raise NldiffError(f"prior={prior!r}: a name, a file or loaded priors expected")
     return priors

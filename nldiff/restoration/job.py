@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from nldiff.curves.applied_operators import at_sample_rate
 from nldiff.operators import Operator
 from nldiff.priors import Prior
 from nldiff.restoration.settings import RestoreConfig
@@ -30,9 +31,13 @@ class Job:
         config: device, seed, chunks and settings.
         priors: candidates for methods with a prior; the one that explains the recording best is used.
         weights: name or path of the weights of a network; None chooses them.
-        known: the operator in units of the recording's samples, where it is known.
+        known: the operator in units of the recording's samples, where it is known; filters that were told another rate
+            are designed anew.
         clean: the clean signal [channels, frames], for methods that are allowed to look at it.
         spade: key of `nldiff.baselines.aspade.PRESETS`.
+
+    Raises:
+        NldiffError: parts of the known operator were told different rates.
     """
 
     recording: Recording
@@ -44,6 +49,6 @@ class Job:
     spade: str = "short"
 
     def __post_init__(self) -> None:
-        """Tell the operator the rate of the recording."""
+        """Bring the operator to the rate of the recording."""
         if self.known:
-            object.__setattr__(self, "known", self.known.for_rate(self.recording.sample_rate))
+            object.__setattr__(self, "known", at_sample_rate(self.known, self.recording.sample_rate))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from nldiff.errors import NldiffError
 from nldiff.operators import Operator
 from nldiff.restoration.explain import fitted_curve
 from nldiff.restoration.fit import Fit
@@ -67,6 +68,16 @@ class Settled:
         """SDR of the operator's output for the result against the recording, dB."""
         return explained_db([self])
 
+    def scaled(self, factor: float) -> Settled:
+        """The same part with `factor` times the amplitude, not 0."""
+        return replace(
+            self,
+            gain=self.gain * factor,
+            shift=self.shift * factor,
+            level_db=self.level_db + 20 * float(np.log10(abs(factor))),
+            rms=self.rms * abs(factor),
+        )
+
     def place(self, raw: np.ndarray) -> np.ndarray:
         """Samples at the method's level, any shape, in the units of the recording."""
         return raw * self.gain + self.shift
@@ -86,11 +97,16 @@ def settle(fits: Sequence[tuple[Part, Fit]], recording: Recording, raws: Sequenc
         recording: the observation.
         raws: what the method emitted for every part.
         level: one of `nldiff.restoration.settings.LEVELS`, or "method": the scale that the method gives clean signals.
+
+    Raises:
+        NldiffError: the result of a part is silent.
     """
     sums = [_Sums.of(part.of(recording), raw, part.offset) for (part, _), raw in zip(fits, raws, strict=True)]
     settled = []
     for (part, fit), raw, each in zip(fits, raws, sums, strict=True):
         observed = part.of(recording)
+        if not (fit.unchanged or any(each.ends)):
+            raise NldiffError(f"the result for {recording.name} is silent")
         if fit.operator is None:
             fit = replace(fit, operator=fitted_curve(observed, raw))
         gain = each.gain(fit, level)
@@ -146,19 +162,7 @@ def _below_full_scale(parts: list[Settled], sums: Sequence[_Sums]) -> list[Settl
         if not part.fit.unchanged
     ]
     factor = min(1.0, _CEILING / max(peaks)) if peaks and max(peaks) > 0 else 1.0
-    if factor == 1:
-        return parts
-    lower = 20 * float(np.log10(factor))
-    return [
-        replace(
-            part,
-            gain=part.gain * factor,
-            shift=part.shift * factor,
-            level_db=part.level_db + lower,
-            rms=part.rms * factor,
-        )
-        for part in parts
-    ]
+    return parts if factor == 1 else [part.scaled(factor) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,14 @@ def plateau_share(observed: Tensor, settings: EvidenceSettings = DEFAULTS) -> fl
     return float(np.maximum(excess, 0).sum())
 
 
+def loudest(samples: np.ndarray, length: int) -> np.ndarray:
+    """The loudest stretch [..., length] of samples [..., time], on a grid of quarters of it; all of shorter ones."""
+    starts = range(0, max(1, samples.shape[-1] - length + 1), max(1, length // 4))
+    powers = [np.mean(samples[..., i : i + length].astype(np.float64) ** 2) for i in starts]
+    start = starts[int(np.argmax(powers))]
+    return samples[..., start : start + length]
+
+
 def as_array(x: Tensor) -> FloatArray:
     """Samples [batch, time] in float64 on the CPU."""
     return x.detach().cpu().double().numpy()

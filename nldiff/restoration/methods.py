@@ -123,7 +123,7 @@ def find_method(name: str | Method, weights: str | None = None) -> Method:
     elif name in SHIPPED or Path(name).is_file():
         signal.loaded(name, torch.device("cpu"))
         run = METHODS[next(iter(NETWORKS))].run
-        return Method(lambda job, emit, on_step: run(replace(job, weights=name), emit, on_step), "may", name=name)
+        method = Method(lambda job, emit, on_step: run(replace(job, weights=name), emit, on_step), "may", name=name)
     else:
         raise NldiffError(f"unknown method '{name}' (known: {', '.join((*METHODS, *SHIPPED))}, or a file)")
     if weights:

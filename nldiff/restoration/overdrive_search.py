@@ -20,6 +20,7 @@ from nldiff.errors import require
 from nldiff.operators import Distortion, Rescaled
 from nldiff.operators.filters import Inversion
 from nldiff.restoration.evidence import EvidenceSettings, predictability
+from nldiff.restoration.measures import loudest
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ class Overdrive:
 def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings) -> Overdrive | None:
     """The overdrive that a signal went through, or None where there is no sign of one.
 
+    Signals without a frame behind the transient are too short to show one.
+
     Args:
         y: observed, [time], float64, any level.
         sample_rate: Hz.
@@ -112,8 +115,10 @@ def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings)
         return None
     peak, skip = float(np.abs(y).max()), round(settings.transient_seconds * sample_rate)
     coarse, fine = (
-        _loudest(y, round(seconds * sample_rate)) for seconds in (settings.coarse_seconds, settings.fine_seconds)
+        loudest(y, round(seconds * sample_rate)) for seconds in (settings.coarse_seconds, settings.fine_seconds)
     )
+    if min(len(coarse), len(fine)) - skip < settings.frame_seconds * sample_rate:
+        return None
 
     def evidence(values: np.ndarray, excerpt: np.ndarray, noise_db: float) -> float:
         if any(not low <= value <= high for value, (low, high) in zip(values, _BOX, strict=True)):
@@ -185,10 +190,3 @@ def first_state(y: np.ndarray, overdrive: Overdrive, sample_rate: int, settings:
 
 def _terms(settings: OverdriveSettings, noise_db: float) -> EvidenceSettings:
     return EvidenceSettings(frame_seconds=settings.frame_seconds, order=settings.order, noise_db=noise_db)
-
-
-def _loudest(y: np.ndarray, length: int) -> np.ndarray:
-    """The loudest stretch of `length` samples, on a grid of quarters of it."""
-    starts = range(0, max(1, len(y) - length + 1), max(1, length // 4))
-    start = max(starts, key=lambda i: float(np.mean(y[i : i + length] ** 2)))
-    return y[start : start + length]

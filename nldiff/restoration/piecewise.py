@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from nldiff.operators import Operator
 _SEARCH_POINTS, _PIECE_POINTS = 1 << 14, 1 << 13
 # Turning points are looked for again between their neighbours, so many times, on so many points.
 _ZOOMS, _ZOOM_POINTS = 8, 65
+# Labels of pieces have 8 bits with a sign, see `nldiff.restoration.viterbi.search`.
+_MOST_PIECES = 128
 # Steps of the search table that are smaller than this fraction of the curve's range count as flat.
 _FLAT_STEP = 1e-13
 # Values that lie further outside a piece than this fraction of the curve's range are not its own: rounding, not noise.
 _ROUNDING = 1e-6
 
-Curve = Callable[[np.ndarray], np.ndarray]
+_Function: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
     Args:
         operator: with one parameter set.
         limit: largest magnitude of clean samples; the curve is not looked at beyond it.
+
+    Raises:
+        NldiffError: the curve has more than 128 pieces.
     """
     parameter = next(iter(getattr(operator, "parameters", list)()), torch.zeros((), dtype=torch.float64))
 
@@ -113,13 +119,18 @@ def piecewise(operator: Operator, limit: float) -> PiecewiseCurve:
 
     grid = np.linspace(-limit, limit, _SEARCH_POINTS)
     cuts = [-limit, *_turning_points(curve, grid), limit]
+    if len(cuts) - 1 > _MOST_PIECES:
+        raise NldiffError(
+            f"the curve turns {len(cuts) - 2} times within the range of clean samples, and {_MOST_PIECES - 1} times at "
+            "most can be undone: are its parameters in the units of the recording?"
+        )
     ramp = (1 - np.cos(np.linspace(0, np.pi, _PIECE_POINTS))) / 2  # dense at the ends, where inverses are steep
     inputs = np.stack([np.append((a + (b - a) * ramp)[:-1], b) for a, b in pairwise(cuts)])
     outputs = np.stack([curve(row) for row in inputs])
     return PiecewiseCurve(inputs, np.stack([_monotone(row) for row in outputs]))
 
 
-def _turning_points(curve: Curve, grid: np.ndarray) -> list[float]:
+def _turning_points(curve: _Function, grid: np.ndarray) -> list[float]:
     """Inputs at which the curve starts or stops to rise, fall or be constant, ascending."""
     values = curve(grid)
     steps = np.diff(values)
@@ -134,7 +145,7 @@ def _turning_points(curve: Curve, grid: np.ndarray) -> list[float]:
     return found
 
 
-def _extreme(curve: Curve, low: float, high: float, sign: float) -> float:
+def _extreme(curve: _Function, low: float, high: float, sign: float) -> float:
     """Input of the largest value of `sign` times the curve between two inputs, which has one hill there."""
     for _ in range(_ZOOMS):
         points = np.linspace(low, high, _ZOOM_POINTS)

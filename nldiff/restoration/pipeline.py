@@ -101,10 +101,12 @@ def restore_job(method: Method, job: Job, on_step: OnStep = None, own_scale: boo
     for part, raw in zip(parts, raws, strict=True):
         audio[list(part.part.channels)] = part.place(raw)
     main = main_part(parts)
+    # A channel of silence may stand for one with nothing but a click.
+    peak = float(np.abs(audio[list(main.part.channels)]).max()) or float(np.abs(audio).max())
     return Restoration(
         audio=audio,
         sample_rate=job.recording.sample_rate,
-        curve=Curve.from_function(main.curve, float(np.abs(audio[list(main.part.channels)]).max()), band=main.band),
+        curve=Curve.from_function(main.curve, peak, band=main.band),
         explained_db=explained_db(parts),
         method=method.name,
         gain=main.gain,

@@ -17,8 +17,9 @@ from scipy.optimize import minimize
 from scipy.signal import lfilter
 
 from nldiff.errors import require
-from nldiff.operators import Distortion
+from nldiff.operators import DISTORTIONS, Distortion
 from nldiff.operators.filters import FILTERS
+from nldiff.restoration.measures import loudest
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ _LOW = np.geomspace(50, 800, 9)
 _HIGH = np.geomspace(1000, 8000, 7)
 _PEAK = np.geomspace(100, 6400, 10)
 _WIDTHS = (0.7, 1.5)
-# Ranges of the local search: frequencies in Hz and up to this fraction of the rate, gains in dB, widths.
+# Ranges of the local search: frequencies in Hz, up to this fraction of the rate and as far as filters go, gains in dB,
+# widths.
 _LOWEST, _HIGHEST = 0.5, 0.45
 _BOUNDS = {"gain_db": (-18.0, 18.0), "q": (0.3, 6.0)}
 # Scale of the local search: of the logarithm of a frequency, of a gain in dB, of the logarithm of a width.
@@ -88,7 +90,7 @@ def find_filter(y: np.ndarray, sample_rate: int, settings: PlateauSettings) -> D
         sample_rate: Hz.
         settings: of the search.
     """
-    excerpt = _loudest(y, round(settings.seconds * sample_rate))
+    excerpt = loudest(y, round(settings.seconds * sample_rate))
     counted = _loud(excerpt, sample_rate, settings)
     if counted.sum() < settings.fine_bins:
         return None
@@ -156,14 +158,14 @@ def _improved(
     evaluations: int,
 ) -> Candidate:
     """Search near a candidate by Nelder and Mead's method, with steps of about `size`."""
-    keys = list(start.params)
+    keys, table = list(start.params), DISTORTIONS[start.name].parameters
+    bounds = {**_BOUNDS, "hz": (_LOWEST, min(_HIGHEST * sample_rate, table["hz"].high))}
 
     def params(moves: np.ndarray) -> dict[str, float]:
         found = {}
         for key, move in zip(keys, moves * [_STEPS[key] for key in keys], strict=True):
             value = start.params[key]
             found[key] = value + move if key == "gain_db" else value * np.exp(np.clip(move, -5, 5))
-        bounds = {**_BOUNDS, "hz": (_LOWEST, _HIGHEST * sample_rate)}
         return {key: float(np.clip(value, *bounds[key])) for key, value in found.items()}
 
     simplex = size * np.vstack([np.zeros(len(keys)), np.eye(len(keys))])
@@ -172,13 +174,6 @@ def _improved(
         lambda moves: -share(start.name, params(moves), bins), simplex[0], method="Nelder-Mead", options=options
     )
     return Candidate(start.name, params(found.x), -float(found.fun))
-
-
-def _loudest(y: np.ndarray, length: int) -> np.ndarray:
-    """The loudest stretch of `length` samples, on a grid of quarters of it."""
-    starts = range(0, max(1, len(y) - length + 1), max(1, length // 4))
-    start = max(starts, key=lambda i: float(np.mean(y[i : i + length] ** 2)))
-    return y[start : start + length]
 
 
 def _loud(y: np.ndarray, sample_rate: int, settings: PlateauSettings) -> np.ndarray:

@@ -39,7 +39,7 @@ class Restoration:
         config: the `RestoreConfig` as a dictionary.
         known: text of the operator, where it was known.
         parts: channels that were restored with a curve of their own. `curve`, `gain` and `fit` are those of the first
-            one that was restored at all.
+            one that was restored at all; where none was, of the first one that is not constant.
         versions: of nldiff, torch and Python.
     """
 
@@ -68,9 +68,14 @@ class Restoration:
         return inputs, trace.curves / self.fit.observation_gain + part.part.offset
 
     def scaled(self, factor: float) -> "Restoration":
-        """The same restoration with `factor` times the amplitude."""
-        audio = (self.audio * factor).astype(np.float32)
-        return replace(self, audio=audio, gain=self.gain * factor, curve=self.curve.scaled(factor))
+        """The same restoration with `factor` times the amplitude, not 0."""
+        return replace(
+            self,
+            audio=(self.audio * factor).astype(np.float32),
+            gain=self.gain * factor,
+            curve=self.curve.scaled(factor),
+            parts=tuple(part.scaled(factor) for part in self.parts),
+        )
 
     def save(self, folder: str | Path, stem: str = "audio", warnings: Sequence[str] = ()) -> None:
         """Write STEM.restored.wav (float32), STEM.curve.csv, STEM.curve.png and STEM.json, as `nldiff restore` does.
@@ -111,8 +116,10 @@ class Restoration:
 
 
 def main_part(parts: Sequence[Settled]) -> Settled:
-    """The part that stands for a result of several: the first one that was restored at all."""
-    return next((part for part in parts if not part.fit.unchanged), parts[0])
+    """The part that stands for a result of several: the first one that was restored, else the first that varies."""
+    restored = [part for part in parts if not part.fit.unchanged]
+    varying = [part for part in parts if not part.part.constant]
+    return (restored or varying or parts)[0]
 
 
 def part_values(parts: Sequence[Settled]) -> dict[str, Any]:

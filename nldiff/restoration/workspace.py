@@ -23,6 +23,7 @@ from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import IncreasingCurve
 from nldiff.restoration.job import OnShare
 from nldiff.restoration.learned import Refiner, refiner_for
+from nldiff.restoration.measures import loudest
 from nldiff.restoration.polish import falling_levels, polish, polish_levels
 from nldiff.restoration.progress import Progress
 from nldiff.restoration.settings import RestoreConfig, Settings, resolve_settings
@@ -240,7 +241,7 @@ def make_workspace(
     count = max(1, config.joint_items // recording.channels)
     joint = np.sort(np.argsort(-powers, kind="stable")[:count]).tolist()
     excerpt = round(config.excerpt_seconds * recording.sample_rate) if settings.refines else length
-    excerpts = [_loudest(recording.read(starts[chunk], length), excerpt) for chunk in joint]
+    excerpts = [loudest(recording.read(starts[chunk], length), excerpt) for chunk in joint]
     rms = float(np.sqrt(np.mean([piece.astype(np.float64) ** 2 for piece in excerpts])))
     gain = prior.sigma_data / (estimate_input_rms(known, rms) if known else rms)
     return Workspace(
@@ -280,10 +281,3 @@ def _overlap_seconds(recording: Recording, config: RestoreConfig, known: Operato
 
 def _mean_square(samples: np.ndarray) -> float:
     return float(np.mean(samples.astype(np.float64) ** 2))
-
-
-def _loudest(chunk: np.ndarray, excerpt: int) -> np.ndarray:
-    """The loudest stretch [channels, excerpt] of a chunk, on a grid of quarters of it; all of a shorter chunk."""
-    starts = range(0, max(1, chunk.shape[1] - excerpt + 1), max(1, excerpt // 4))
-    best = starts[int(np.argmax([_mean_square(chunk[:, i : i + excerpt]) for i in starts]))]
-    return chunk[:, best : best + excerpt]

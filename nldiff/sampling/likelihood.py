@@ -89,10 +89,10 @@ def guidance_scale(grad: Tensor, sigma: Tensor | float, zeta: float) -> Tensor:
     Returns:
         Factor per item [batch]; 0 where the whole gradient is 0.
     """
-    # double precision: the squares of a small gradient underflow in float32
-    norm = torch.linalg.vector_norm(grad, dim=1, dtype=torch.float64)
+    # Double precision: the squares of a small gradient underflow in float32. The CPU: not every accelerator has it.
+    norm = torch.linalg.vector_norm(grad.cpu(), dim=1, dtype=torch.float64)
     scale = torch.where(norm > 0, math.sqrt(grad.shape[1]) * zeta / norm, 0.0)
-    return (scale / sigma).to(grad.dtype)
+    return (scale / (sigma.cpu() if isinstance(sigma, Tensor) else sigma)).to(grad)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from browser import barriers, begin, complaints, requests, screenshot, set_width
 from command_line import ROOT, one_line
 from helpers import TINY_RATE, clipped, save_tiny_prior
 
+from nldiff.app.worker import Setting
 from nldiff.cli import run_command
+from nldiff.errors import NldiffError
 
 LIMIT = 0.1  # MB
 
@@ -179,3 +181,18 @@ def test_ctrl_c_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
 def test_wrong_usage_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("app", arguments, "nldiff app") == 1
     assert words in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prior"),
+    [([], "auto"), (["prior=speech"], "speech"), (["prior=speech", "--prior", "guitar"], "guitar")],
+)
+def test_the_prior_is_an_option_or_a_setting(
+    arguments: list[str], prior: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(setting: Setting) -> None:
+        raise NldiffError(f"prior {setting.config.prior}")
+
+    monkeypatch.setattr("nldiff.cli.app.Worker", refused)
+    assert run_command("app", arguments, "nldiff app") == 1
+    assert one_line(capsys) == f"error: prior {prior}\n"

@@ -132,11 +132,13 @@ def test_inputs_of_one_device(
     assert nldiff("restore", *takes, "-o", tmp_path / "out", *options) == 0
     assert names(tmp_path / "out") == results("a", "b") | {"device.operator.json"}
     assert "one operator" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
     refused: list[tuple[list[str | Path], str]] = [
         (["--known", "half_wave"], "not with --known"),
         (["--samples", "2"], "not with --samples"),
         (["-o", "-"], "files expected, not standard input or output"),
         (["-o", tmp_path / "one.wav"], "a folder expected for 2 inputs"),
+        ([write(tmp_path / "other" / "a.wav", 0.5)], "inputs whose results have different names"),
     ]
     for wrong, message in refused:
         assert nldiff("restore", *takes, "-o", tmp_path / "out", *options, *wrong) == 1

@@ -15,6 +15,7 @@ import soundfile as sf
 from command_line import ROOT, names, one_line, quick_sampler, report, restore, results, run, write
 from helpers import TINY_RATE, FakeSampler, clipped, save_tiny_prior
 
+from nldiff.cli.destinations import find_sources
 from nldiff.curves import Curve
 from nldiff.errors import NldiffError
 
@@ -192,6 +193,12 @@ def test_from_standard_input_to_standard_output(prior: Path, tmp_path: Path) -> 
     bad = piped("restore", "-", "-o", tmp_path / "out", "--prior", prior, data=b"no audio" * 100)
     assert bad.returncode == 1
     assert bad.stderr == b"error: standard input is not a readable audio file, or its header is damaged\n"
+
+
+def test_standard_input_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"sound")))
+    (source,) = find_sources(["-", "-"], tmp_path, ".restored")
+    assert source.path.read_bytes() == b"sound"
 
 
 def test_a_curve_goes_from_restore_to_apply_and_export(prior: Path, tmp_path: Path) -> None:

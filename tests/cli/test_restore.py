@@ -105,6 +105,7 @@ BAD_ARGUMENTS: dict[str, tuple[list[str], list[str]]] = {
     "known without its parameter": (["--known", "hard_clip"], ["hard_clip:threshold=VALUE"]),
     "known chain without its parameter": (["--known", "half_wave > soft_clip:mix=0.5"], ["soft_clip:gain=VALUE"]),
     "floats in flac": (["--format", "flac", "--bits", "32f"], ["FLAC", "16 or 24"]),
+    "a file that is not written": (["--output", "x.mp3"], ["--output x.mp3", "wav, flac, aiff"]),
     "two formats": (["--output", "x.wav", "--format", "flac"], ["--format flac", "x.wav"]),
     "one file of two samples": (["--output", "x.wav", "--samples", "2"], ["--samples 2", "x.wav"]),
     "known value": (["--known", "hard_clip:threshold=low"], ["threshold=low"]),

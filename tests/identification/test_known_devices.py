@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,6 +193,9 @@ def test_delay_stage_delays() -> None:
         (music(1.0), music(1.0) * (np.arange(RATE) < 0.75 * RATE), "curve", "observed recording: sound in the first"),
         (music(1.0) * (np.arange(RATE) > 0.9 * RATE), music(1.0), "curve", "clean recording: sound in the first"),
         (music(1.0) * np.nan, music(1.0), "curve", "clean recording: finite samples"),
+        (np.zeros(0), music(1.0), "curve", "clean recording: finite samples"),
+        (music(1.0), np.zeros((2, 0)), "curve", "observed recording: finite samples"),
+        (np.array(["a"]), music(1.0), "curve", "clean recording: finite samples"),
         (music(0.3), music(0.3), "curve", "0.3 s are left, 0.5 s needed"),
         (music(1.0), music(1.0), "fuzz", "unknown distortion 'fuzz'"),
         (music(1.0), music(1.0), "hard_clip:sdr=3", "neither an sdr nor a dry path"),
@@ -204,3 +208,17 @@ def test_delay_stage_delays() -> None:
 def test_what_cannot_be_used(clean: np.ndarray, observed: np.ndarray, text: str, message: str) -> None:
     with pytest.raises(NldiffError, match=message):
         identify(clean, observed, RATE, text)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"seed": -1}, "seed=-1: a whole number of at least 0"),
+        ({"sample_rate": 0}, "sample_rate=0: a whole number of at least 1"),
+        ({"sample_rate": 44100.5}, "sample_rate=44100.5: a whole"),
+        ({"sample_rate": np.nan}, "sample_rate=nan: a whole"),
+    ],
+)
+def test_numbers_that_cannot_be_used(numbers: dict[str, Any], message: str) -> None:
+    with pytest.raises(NldiffError, match=message):
+        identify(music(1.0), music(1.0), **({"sample_rate": RATE} | numbers))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers import OnAccelerator
 from laplace import laplace
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from nldiff.operators import (
     AtRate,
     Chain,
     Distortion,
+    Identity,
     Learnable,
     Operator,
     Rescaled,
@@ -239,6 +241,23 @@ def test_operators_without_parameters_ignore_a_reset(name: str) -> None:
         assert torch.equal(operator(x), before)
 
 
+@pytest.mark.parametrize("name", [*DISTORTIONS, *LEARNABLE])
+def test_accelerators_need_no_float64(name: str) -> None:
+    operator: Operator = Distortion(name) if name in DISTORTIONS else make_learnable(name, 1)
+    x = laplace(500).float()[None]
+    operator.reset(x, sources(0))
+    torch.testing.assert_close(operator(x.as_subclass(OnAccelerator)).as_subclass(Tensor), operator(x))
+
+
+def test_texts_of_operators_that_cannot_be_told_are_one_line() -> None:
+    table = TabulatedCurve(torch.linspace(-1, 1, 4096), torch.linspace(-1, 1, 4096))
+    clip = Distortion("hard_clip", {"threshold": 0.25})
+    assert str(Chain([table, Identity()])) == "a table of 4096 points > Identity"
+    assert str(Rescaled(clip, 2.0, -0.5)) == "hard_clip:threshold=0.25 (levels 2, -0.5)"
+    assert str(AtRate(clip, 8000, 44100)) == "hard_clip:threshold=0.25 at 8000 Hz"
+    assert [str(learnable(name)) for name in ("ccr", "wiener_hammerstein")] == ["CatmullRom", "WienerHammerstein"]
+
+
 def test_rescaled_by_hand() -> None:
     # the clipper at 0.1 of a signal in units of 2, with outputs in units of -10
     operator = Rescaled(Distortion("hard_clip"), 2.0, -10.0)
@@ -367,3 +386,10 @@ def test_a_device_at_another_rate_distorts_there() -> None:
     for rates in ((0, 8000), (8000, 2_000_000), (8000.0, 16000)):
         with pytest.raises(NldiffError, match="a whole number from 1 to 1000000 expected"):
             AtRate(inner, *rates)
+
+
+def test_filters_of_a_device_at_another_rate_are_those_of_its_rate() -> None:
+    x = torch.sin(2 * math.pi * 1000 * torch.arange(24000, dtype=torch.float64) / 48000)[None]
+    y = AtRate(Distortion("highpass", {"hz": 1000.0}), 16000, 48000)(x)
+    inner = slice(4000, 20000)  # 333 periods and a third; away from the ends
+    assert float(y[0, inner].std() / x[0, inner].std()) == pytest.approx(math.sqrt(0.5), abs=1e-3)

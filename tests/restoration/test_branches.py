@@ -108,6 +108,8 @@ def test_settings_are_validated() -> None:
         BranchSettings(order=30)
     with pytest.raises(NldiffError, match=r"branches\.beam=0"):
         BranchSettings(beam=0)
+    with pytest.raises(NldiffError, match=r"branches\.survivors=32768: a number of at least 1 and below 32768"):
+        BranchSettings(survivors=32768)
 
 
 def test_the_memory_of_the_search_stays_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

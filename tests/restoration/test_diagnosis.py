@@ -10,6 +10,7 @@ from helpers import TINY_RATE, load_tiny_prior, plucked, save_tiny_prior
 
 from nldiff import sound
 from nldiff.cli import main
+from nldiff.errors import NldiffError
 from nldiff.restoration.diagnosis import diagnose
 from nldiff.restoration.settings import RestoreConfig
 from nldiff.sound.recording import Recording
@@ -53,3 +54,23 @@ def test_the_command_prints_text_or_json_and_goes_on_after_a_bad_file(
     (part,) = json.loads(capsys.readouterr().out)["parts"]
     assert part["finding"] == "distorted"
     assert part["exact"] + part["interval"] + part["unknown"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prior"),
+    [([], "auto"), (["prior=speech"], "speech"), (["prior=speech", "--prior", "a=b"], "a=b")],
+)
+def test_the_prior_is_an_option_or_a_setting(
+    arguments: list[str],
+    prior: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(name: str, device: object) -> None:
+        raise NldiffError(f"prior {name}")
+
+    sound.write_wav(tmp_path / "a.wav", plucked(0.5, TINY_RATE)[None], TINY_RATE)
+    monkeypatch.setattr("nldiff.cli.diagnose.load_candidates", refused)
+    assert main(["diagnose", str(tmp_path / "a.wav"), *arguments]) == 1
+    assert capsys.readouterr().err == f"error: prior {prior}\n"

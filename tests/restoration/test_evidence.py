@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import plucked
+from helpers import OnAccelerator, plucked
 from scipy.signal import lfilter
 from signals import voice
 from torch import Tensor
@@ -17,7 +17,7 @@ from nldiff.operators import Distortion
 from nldiff.restoration.evidence import Judgement, binding, judge, log_odds, unexplained
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.increasing import CurveSettings, plain_curves
-from nldiff.restoration.measures import EvidenceSettings, frame_spread, plateau_share, predictability
+from nldiff.restoration.measures import EvidenceSettings, frame_spread, loudest, plateau_share, predictability
 
 RATE = 16000
 SETTINGS = EvidenceSettings()
@@ -199,6 +199,13 @@ class TestBinding:
         assert bound.unknown == pytest.approx(float((y.abs() == 0.1).double().mean()), abs=0.02)
         assert bound.exact == pytest.approx(1 - bound.unknown, abs=0.02)
 
+    def test_accelerators_without_float64(self) -> None:
+        x = noise().float()
+        intervals = Intervals(x - 0.1, torch.where(x > 1, torch.inf, x))
+        found, expected = (binding(each, intervals) for each in (x.as_subclass(OnAccelerator), x))
+        assert torch.equal(found.signal, expected.signal)
+        assert (found.exact, found.unknown, found.guessed) == (expected.exact, expected.unknown, expected.guessed)
+
 
 class TestUnexplained:
     def test_by_hand(self) -> None:
@@ -357,3 +364,11 @@ def test_settings_are_validated(changes: dict[str, float], message: str) -> None
     with pytest.raises(NldiffError) as error:
         EvidenceSettings(**changes)  # type: ignore[arg-type]
     assert str(error.value) == message
+
+
+def test_the_loudest_stretch_by_hand() -> None:
+    samples = np.zeros((2, 24), np.float32)
+    samples[0, 7], samples[1, 17] = 2, -3  # stretches of 8 begin at multiples of 2; the first that holds the -3 at 10
+    np.testing.assert_array_equal(loudest(samples, 8), samples[:, 10:18])
+    np.testing.assert_array_equal(loudest(samples[0], 8), samples[0, :8])
+    np.testing.assert_array_equal(loudest(samples, 30), samples)

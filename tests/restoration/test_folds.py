@@ -62,6 +62,8 @@ def test_two_channels_come_back_without_sampling(prior: Prior) -> None:
     assert result.fit.sampling is not None
     assert result.fit.sampling.evaluations == 0
     assert steps[-1][0] == steps[-1][1]
+    # the search tells of no shares: a chunk counts when it is done
+    assert [phase for *_, phase in steps] == ["listening", "restoring 1/2", "restoring 2/2", "restoring 2/2"]
 
 
 def test_chunks_and_channels_of_a_rectified_recording_lie_alike(prior: Prior) -> None:

@@ -85,7 +85,7 @@ def test_what_is_no_operator_is_refused(prior: Prior, known: Any) -> None:
         restore(clipped(0.3, TINY_RATE)[0], TINY_RATE, prior, known=known)
 
 
-@pytest.mark.parametrize("prior", [[], ["guitar"], "violin"])
+@pytest.mark.parametrize("prior", [[], ["guitar"], "violin", None, 3])
 def test_what_is_no_prior_is_refused(prior: Any) -> None:
     with pytest.raises(NldiffError, match="prior"):
         restore(clipped(0.3, TINY_RATE)[0], TINY_RATE, prior)

@@ -393,6 +393,7 @@ def test_names_are_checked_before_the_work(baseline: Path, tmp_path: Path) -> No
         ("demcus", None, "unknown method 'demcus' .*demucs, .*aspade"),
         ("aspade", "x.safetensors", "--weights x.safetensors: only with a network"),
         ("umx", "x.safetensors", "unknown baseline 'x.safetensors'"),
+        (str(baseline), "x.safetensors", "--weights x.safetensors: only with a network"),
     ):
         with pytest.raises(NldiffError, match=said):
             find_method(method, weights)

@@ -52,6 +52,13 @@ def test_silent_where_nothing_was_overdriven(clean: NDArray[np.float64]) -> None
         assert find_overdrive(y[CUT:], TINY_RATE, QUICK) is None
 
 
+@pytest.mark.parametrize("samples", [800, 801, 1119])
+def test_nothing_is_found_where_the_transient_leaves_less_than_a_frame(samples: int) -> None:
+    noise = np.random.default_rng(0).normal(size=samples)
+    with np.errstate(all="raise"):
+        assert find_overdrive(noise, TINY_RATE, OverdriveSettings()) is None
+
+
 def test_the_state_before_a_recording_that_was_cut(clean: NDArray[np.float64]) -> None:
     truth = Overdrive(35.0, 0.4, 20.0)
     y = overdriven(clean, 35.0, 20.0, 0.4)

@@ -4,6 +4,7 @@ import torch
 from helpers import TINY_RATE, FakeSampler, plucked
 
 import nldiff
+from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import si_sdr
 from nldiff.operators import Chain, Distortion, Identity, Operator, parse_operator
 from nldiff.operators.filters import Inversion
@@ -114,3 +115,18 @@ def test_without_refinement_all_of_a_known_chain_is_sampled(prior: Prior, fake: 
     y = plucked(0.3, TINY_RATE)
     nldiff.restore(y, TINY_RATE, prior, known=built("hard_clip:threshold=0.15 > highpass"))
     assert [type(call["operator"].operator) for call in fake.calls] == [Chain]
+
+
+def test_a_device_that_was_told_another_rate_is_brought_to_that_of_the_recording(
+    prior: Prior, fake: FakeSampler
+) -> None:
+    x = plucked(0.5, TINY_RATE)
+    y = Distortion("peak", {"hz": 400, "gain_db": 9, "q": 2, "rate": TINY_RATE})(torch.from_numpy(x)).numpy()
+    known = Distortion("peak", {"hz": 400, "gain_db": 9, "q": 2, "rate": 44100})
+    result = nldiff.restore(y, TINY_RATE, prior, known=known, config=RestoreConfig(refinement={"name": "auto"}))
+    assert si_sdr(x, result.audio) > 60
+    assert result.known is not None
+    assert result.known.endswith("rate=8000.0")
+    mixed = Chain([known, Distortion("highpass", {"rate": 16000})])
+    with pytest.raises(NldiffError, match="for 16000 and 44100 Hz: one rate expected"):
+        nldiff.restore(y, TINY_RATE, prior, known=mixed)

@@ -44,6 +44,13 @@ def test_every_candidate_gives_what_was_observed_and_one_is_the_clean_sample(ope
     assert np.nanmin(distance, axis=1).max() < 1e-4 if "hard_clip" in str(operator) else 1e-6
 
 
+def test_more_pieces_than_labels_are_refused() -> None:
+    # turning points at odd multiples of the threshold
+    assert len(piecewise(Distortion("triangle_fold", {"threshold": 0.01}), 1.26).inputs) == 127
+    with pytest.raises(NldiffError, match=r"the curve turns 200 times .*, and 127 times at most .* units of the rec"):
+        piecewise(Distortion("triangle_fold", {"threshold": 0.005}), 1.0)
+
+
 def test_even_curves() -> None:
     table = TabulatedCurve(torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]), torch.tensor([0.2, 1.0, -0.3, 1.0, 0.2]))
     uneven = TabulatedCurve(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.9, 0.0, 1.0]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import TINY_RATE, TINY_SETTINGS, FakeSampler, clipped, plucked, rms
+from helpers import TINY_RATE, TINY_SETTINGS, FakeSampler, clipped, plucked, rms, use_sampler
 from numpy.typing import NDArray
 
 from nldiff.errors import NldiffError
@@ -107,6 +107,32 @@ def test_a_silent_channel_does_no_harm(prior: Prior) -> None:
     assert np.std(result.audio[0]) == pytest.approx(np.std(y[0]), rel=1e-4)
     assert not result.audio[1].any()
     assert np.isfinite(result.explained_db)
+
+
+@pytest.mark.parametrize("first", [0.0, 0.1])
+def test_a_constant_channel_does_not_stand_for_one_in_which_nothing_was_found(prior: Prior, first: float) -> None:
+    x = plucked(0.5, TINY_RATE)
+    config = RestoreConfig(evidence={"judge": True}, refinement={"name": "auto", "iterations": 10, "windows": [256]})
+    result = restore(np.stack([np.full_like(x, first), x]), TINY_RATE, prior, config=config)
+    np.testing.assert_allclose(result.audio, [np.full_like(x, first), x], atol=1e-6)
+    assert result.fit.sampling is not None
+    assert result.fit.sampling.verdict is not None
+    assert result.fit.sampling.verdict.finding == "nothing happened"
+    assert result.curve.inputs[-1] == pytest.approx(np.abs(x).max())
+
+
+def test_a_click_beside_a_silent_channel_comes_back(prior: Prior) -> None:
+    y = np.zeros((2, 3 * TINY_RATE), np.float32)
+    y[1, TINY_RATE] = 0.3
+    result = restore(y, TINY_RATE, prior)
+    np.testing.assert_array_equal(result.audio, y)
+    assert result.curve(0.2) == pytest.approx(0.2)
+
+
+def test_a_silent_result_is_refused(prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_sampler(monkeypatch, FakeSampler(torch.zeros_like))
+    with pytest.raises(NldiffError, match="the result for audio is silent"):
+        restore(clipped(0.3, TINY_RATE)[0], TINY_RATE, prior)
 
 
 def test_the_result_tells_how_it_was_made(prior: Prior) -> None:

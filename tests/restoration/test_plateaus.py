@@ -9,7 +9,7 @@ from nldiff.errors import NldiffError
 from nldiff.metrics.sdr import si_sdr
 from nldiff.operators import Distortion, parse_operator
 from nldiff.priors import Prior
-from nldiff.restoration.plateaus import PlateauSettings, find_filter, plateau_excess
+from nldiff.restoration.plateaus import Candidate, PlateauSettings, _improved, find_filter, plateau_excess
 from nldiff.restoration.settings import RestoreConfig
 
 SETTINGS = PlateauSettings()
@@ -103,3 +103,11 @@ def test_a_filtered_recording_is_restored_without_being_told(prior: Prior, fake:
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(NldiffError, match=f"plateaus.{name}"):
         PlateauSettings(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("rate", "highest"), [(16000, 7200.0), (48000, 20000.0), (96000, 20000.0)])
+def test_the_search_stays_where_filters_are(rate: int, highest: float) -> None:
+    start = Candidate("high_shelf", {"hz": 5000.0, "gain_db": 6.0}, 0.0)
+    found = _improved(start, lambda name, params, bins: params["hz"], 100, 1.0, rate, 60)
+    assert found.params["hz"] == pytest.approx(highest)
+    Distortion(found.name, {**found.params, "rate": rate})

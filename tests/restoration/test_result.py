@@ -1,6 +1,8 @@
 """From the method's level to that of the input."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +30,20 @@ def test_another_amplitude_is_the_same_restoration(prior: Prior, fake: FakeSampl
     assert scaled.evolution is not None
     np.testing.assert_allclose(scaled.evolution[0], 0.25 * result.evolution[0])
     np.testing.assert_allclose(scaled.evolution[1], result.evolution[1])
-    assert replace(scaled, audio=result.audio, gain=result.gain, curve=result.curve) == result
+    assert replace(scaled, audio=result.audio, gain=result.gain, curve=result.curve, parts=result.parts) == result
+
+
+def test_the_report_of_another_amplitude_is_that_of_its_audio(prior: Prior, fake: FakeSampler, tmp_path: Path) -> None:
+    result = restore(clipped(0.3, TINY_RATE)[0], TINY_RATE, prior)
+    result.save(tmp_path, "a")
+    result.scaled(-0.25).save(tmp_path, "b")
+    before, after = (json.loads((tmp_path / f"{stem}.json").read_text()) for stem in "ab")
+    assert after["gain"] == pytest.approx(-0.25 * before["gain"])
+    for values, others in ((after, before), (after["parts"][0], before["parts"][0])):
+        assert values["level_db"] == pytest.approx(others["level_db"] - 12.041, abs=1e-3)
+        assert values["explained_db"] == others["explained_db"]
+    (part,), (other,) = result.scaled(-0.25).parts, result.parts
+    np.testing.assert_allclose(part.curve(np.array([-0.01, 0.02])), other.curve(np.array([0.04, -0.08])), rtol=1e-5)
 
 
 def test_methods_without_sampling_have_no_evolution() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from helpers import OnAccelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -163,3 +164,12 @@ def test_guidance_scale_by_hand() -> None:
 def test_guidance_scale_neither_underflows_nor_overflows(size: float) -> None:
     scale = guidance_scale(torch.full((1, 100), size), 1.0, 0.3)
     assert scale.item() == pytest.approx(0.3 / size, rel=1e-5)
+
+
+def test_the_weight_needs_no_float64_on_accelerators() -> None:
+    gradient, sigma = torch.randn(3, 50), torch.tensor([0.1, 0.5, 2.0])
+    gradient[1] = 0
+    for level in (0.3, sigma):
+        given = level.as_subclass(OnAccelerator) if isinstance(level, Tensor) else level
+        found = guidance_scale(gradient.as_subclass(OnAccelerator), given, 0.3)
+        assert torch.equal(found, guidance_scale(gradient, level, 0.3))
