@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampling = blind.parts[0].fit.sampling
         verdict = sampling.verdict if sampling else None
         decibels = "  ".join(f"{score:6.1f}" for score in scores)
-        print(f"{number:5}  {path.stem[:24]:24}  {decibels}  {verdict.hypothesis if verdict else 'told'}, {seconds:.0f} s", flush=True)
+        said = verdict.hypothesis if verdict else "nothing"
+        print(f"{number:5}  {path.stem[:24]:24}  {decibels}  {said}, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

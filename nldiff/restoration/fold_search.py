@@ -19,7 +19,7 @@ import torch
 from nldiff.operators import Distortion, Operator, TabulatedCurve
 from nldiff.restoration.bent import BentSettings
 from nldiff.restoration.branches import BranchSettings, louder
-from nldiff.restoration.fold_trials import Family, loudest, quick, refined, rms_of, trial
+from nldiff.restoration.fold_trials import Family, quick, refined, rms_of, steepest, trial
 from nldiff.restoration.increasing import CurveSettings
 from nldiff.restoration.soft_folds import bent_fold, climbed, soft_families, soft_fold
 
@@ -75,7 +75,7 @@ def find_folds(
     drops = _Drops.of(samples, rms)
     if drops == _Drops(None, None, None):
         return
-    stretch, limit, brief = loudest(y, round(_TRIAL_SECONDS * sample_rate)), _LARGEST * rms, quick(settings)
+    stretch, limit, brief = steepest(y, round(_TRIAL_SECONDS * sample_rate)), _LARGEST * rms, quick(settings)
 
     where, there = (stretch, limit, sample_rate, brief), (stretch, limit, sample_rate, louder(brief))
     sharp = [trial(family, *where) for family in _families(samples, drops, rms)]
@@ -84,7 +84,7 @@ def find_folds(
     largest = max([0.0, *(fit.gain for fit in sharp)])
     roundest = max(soft, key=attrgetter("gain"))
     if roundest.gain >= largest + _LEAST_GAIN:
-        longer = loudest(y, round(_BENDING_SECONDS * sample_rate))
+        longer = steepest(y, round(_BENDING_SECONDS * sample_rate))
         start = soft_fold(*hills, limit, *climbed(roundest, *there).family.parameters)
         yield bent_fold(start, longer, limit, sample_rate, louder(settings), bending, table)
     elif largest >= _LEAST_GAIN:
@@ -100,7 +100,7 @@ def find_rectifier(y: np.ndarray, sample_rate: int, settings: BranchSettings) ->
         sample_rate: Hz.
         settings: of the branch search.
     """
-    rms, stretch = rms_of(y), loudest(y, round(_TRIAL_SECONDS * sample_rate))
+    rms, stretch = rms_of(y), steepest(y, round(_TRIAL_SECONDS * sample_rate))
     sign, limit = (1 if y.max() > -y.min() else -1), _LARGEST * rms
     held = np.mean(np.abs(stretch) <= _HELD * rms)  # half of the samples behind a half-wave rectifier
     if (sign * y).min() < -_ONE_SIDED * rms or held > _HELD_SHARE:

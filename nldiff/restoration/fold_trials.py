@@ -66,7 +66,7 @@ def quick(settings: BranchSettings) -> BranchSettings:
     return replace(settings, rounds=_SEARCHES, memory=min(settings.memory, _MEMORY))
 
 
-def loudest(y: np.ndarray, length: int) -> np.ndarray:
+def steepest(y: np.ndarray, length: int) -> np.ndarray:
     """The stretch [length] of all items [batch, time] where slopes have most energy; all of shorter ones.
 
     Where a clean signal is loudest its folded one need not be, but it is as steep.
