@@ -86,7 +86,9 @@ def find_folds(
     if roundest.gain >= largest + _LEAST_GAIN:
         longer = steepest(y, round(_BENDING_SECONDS * sample_rate))
         start = soft_fold(*hills, limit, *climbed(roundest, *there).family.parameters)
-        yield bent_fold(start, longer, limit, sample_rate, louder(settings), bending, table)
+        curve = bent_fold(start, longer, limit, sample_rate, louder(settings), bending, table)
+        if curve:
+            yield curve
     elif largest >= _LEAST_GAIN:
         best = next(fit for fit in sharp if fit.gain >= largest - _TIED)
         yield refined(best, *where).family.curve

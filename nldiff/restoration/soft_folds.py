@@ -32,6 +32,8 @@ _POINTS = 1025
 # are cheap.
 _ROUNDS, _SEARCHES, _MORE_KNOTS, _FREE = 4, 2, 3, 3
 _CHEAP = 0.1
+# Least gain of predictability over an increasing curve, nats.
+_LEAST_GAIN = 0.4
 
 
 def soft_families(top: float, bottom: float, limit: float) -> list[Family]:
@@ -100,8 +102,10 @@ def bent_fold(
     branches: BranchSettings,
     bending: BentSettings,
     table: CurveSettings,
-) -> TabulatedCurve:
+) -> TabulatedCurve | None:
     """Bend the inputs of a folding curve until the clean signal is as predictable as it gets.
+
+    Returns None where an increasing curve does nearly as well, as where a soft one saturates.
 
     Args:
         curve: with exact turning values, and a shape that gives the right branches for the most part.
@@ -112,6 +116,7 @@ def bent_fold(
         bending: settings of the bends.
         table: settings of increasing curves.
     """
+    rival = _increasing(y, sample_rate, bending, table) - _LEAST_GAIN
     predictor, noise, frame = None, (STRAYING * rms_of(y)) ** 2, round(branches.frame_seconds * sample_rate)
     best, least, x = curve, np.inf, y
     for i in range(_ROUNDS):
@@ -121,6 +126,8 @@ def bent_fold(
         loss = evidence(found.x, y, chosen(offered.slope, found.labels), sample_rate)
         if loss < least:
             best, least, x = curve, loss, found.x
+        if i and least >= rival:
+            return None
         finer = replace(
             bending,
             knots=bending.knots + i * _MORE_KNOTS,
@@ -133,6 +140,16 @@ def bent_fold(
         predictor = framewise(_before(bent.table, x), branches.order, frame)
         noise = float(np.quantile(predictor.variances, branches.noise_quantile))
     return best
+
+
+def _increasing(y: np.ndarray, sample_rate: int, bending: BentSettings, table: CurveSettings) -> float:
+    """Evidence of what an increasing curve makes of `y` [time], which may be none."""
+    bent = bent_curve(torch.from_numpy(y[None]), sample_rate, bending, table)
+    if bent is None:
+        return evidence(y, y, np.ones_like(y), sample_rate)
+    x = _before(bent.table, y)
+    rise = np.gradient(bent.table.outputs.numpy(), bent.table.inputs.numpy())
+    return evidence(x, y, np.interp(x, bent.table.inputs.numpy(), rise), sample_rate)
 
 
 def _before(curve: TabulatedCurve, outputs: np.ndarray) -> np.ndarray:
