@@ -76,19 +76,19 @@ def find_folds(
     if drops == _Drops(None, None, None):
         return
     stretch, limit, brief = steepest(y, round(_TRIAL_SECONDS * sample_rate)), _LARGEST * rms, quick(settings)
-
     where, there = (stretch, limit, sample_rate, brief), (stretch, limit, sample_rate, louder(brief))
     sharp = [trial(family, *where) for family in _families(samples, drops, rms)]
     hills = _hills(samples, drops, rms)
     soft = [trial(family, *there) for family in soft_families(*hills, limit)]
     largest = max([0.0, *(fit.gain for fit in sharp)])
     roundest = max(soft, key=attrgetter("gain"))
+    curve = None
     if roundest.gain >= largest + _LEAST_GAIN:
         longer = steepest(y, round(_BENDING_SECONDS * sample_rate))
         start = soft_fold(*hills, limit, *climbed(roundest, *there).family.parameters)
         curve = bent_fold(start, longer, limit, sample_rate, louder(settings), bending, table)
-        if curve:
-            yield curve
+    if curve:
+        yield curve
     elif largest >= _LEAST_GAIN:
         best = next(fit for fit in sharp if fit.gain >= largest - _TIED)
         yield refined(best, *where).family.curve
