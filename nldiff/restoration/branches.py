@@ -25,9 +25,8 @@ _LEAST_SLOPE = 1e-3
 _MOST_SURVIVORS = 1 << 15
 # Sequences of branches that may tell survivors apart.
 _MOST_STATES = 1 << 20
-# Doubt from which on another search is worth its time, how much less decides for it, and its cost of loudness as a
-# multiple of the usual one.
-_DOUBTFUL, _MUCH_LESS, _LOUDER = 1e-4, 0.01, 10.0
+# How much less doubt decides for another search, and its cost of loudness as a multiple of the usual one.
+_MUCH_LESS, _LOUDER = 0.01, 10.0
 # Predictability counts down to errors 60 dB below the signal.
 _QUIET = EvidenceSettings(noise_db=-60.0)
 
@@ -100,9 +99,10 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     """The most predictable signal that a curve maps to the observed one.
 
     The first search takes the observation to be exact. What the quietest frames of its result leave unpredicted is
-    noise; a second search reckons with it where it is worth mentioning. Where branches are in doubt, they are searched
-    again with loud samples costing more; what leaves much less doubt is taken, or what is more predictable. Under an
-    even curve every stretch between two doubtful zero crossings is then turned the right way up.
+    noise; a second search reckons with it where it is worth mentioning. Then branches are searched with loud samples
+    costing more, as whole signals may come back as their mirror images. What leaves much less doubt is taken, or what
+    is more predictable. Under an even curve every stretch between two doubtful zero crossings is then turned the right
+    way up.
 
     Args:
         curve: cut into pieces.
@@ -120,7 +120,7 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
     if unpredicted >= settings.least_noise * power:
         candidates, noise = curve.candidates(observed, settings.noise_deviations * unpredicted**0.5), unpredicted
         found = select_branches(observed, candidates, noise, sample_rate, settings)
-    if found.doubt > _DOUBTFUL and not curve.even:
+    if not curve.even:
         other = select_branches(observed, candidates, noise, sample_rate, louder(settings))
         before, after = (
             evidence(each.x, observed, chosen(candidates.slope, each.labels), sample_rate) for each in (found, other)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,8 @@ from helpers import plucked
 
 from nldiff.errors import NldiffError
 from nldiff.operators import Distortion, Operator, TabulatedCurve
-from nldiff.restoration import viterbi
-from nldiff.restoration.branches import BranchSettings, invert, select_branches
+from nldiff.restoration import branches, viterbi
+from nldiff.restoration.branches import Branches, BranchSettings, invert, select_branches
 from nldiff.restoration.piecewise import Candidates, piecewise
 
 RATE = 16000
@@ -130,3 +131,19 @@ def test_the_memory_of_the_search_stays_within_bounds(monkeypatch: pytest.Monkey
     assert curve.inputs.shape[0] > 90
     assert max(states) <= 1 << 20
     assert folder(torch.from_numpy(found)).numpy() == pytest.approx(observed, abs=1e-6)
+
+
+@pytest.mark.parametrize("costly", [False, True])
+def test_the_more_predictable_of_both_searches_is_taken(monkeypatch: pytest.MonkeyPatch, costly: bool) -> None:
+    # Loud samples are costly in one of them; which one is right differs.
+    curve = piecewise(Distortion("wavefold", {"threshold": 0.1}), 1.0)
+    x = strings(0)
+    y = np.where(np.abs(x) > 0.1, np.sign(x) * 0.2 - x, x)
+    right = select_branches(y, curve.candidates(y), 0.0, RATE, BranchSettings())
+    noise = replace(right, x=np.random.default_rng(0).normal(scale=0.1, size=len(x)))
+
+    def found(*arguments: Any) -> Branches:
+        return right if (arguments[4] != BranchSettings()) == costly else noise
+
+    monkeypatch.setattr(branches, "select_branches", found)
+    assert np.array_equal(invert(curve, y, RATE, BranchSettings()).x, right.x)
