@@ -125,10 +125,7 @@ def invert(curve: PiecewiseCurve, observed: np.ndarray, sample_rate: int, settin
         before, after = (
             evidence(each.x, observed, chosen(candidates.slope, each.labels), sample_rate) for each in (found, other)
         )
-        if other.doubt < _MUCH_LESS * found.doubt or after < before:
-            found = other
-    if not curve.even:
-        return found
+        return other if other.doubt < _MUCH_LESS * found.doubt or after < before else found
     turned = upright(found.x, settings.order, frame, sample_rate)
     mirrored = len(curve.inputs) - 1 - found.labels
     return Branches(found.x * turned.signs, np.where(turned.signs < 0, mirrored, found.labels), turned.doubt)
