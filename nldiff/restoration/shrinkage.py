@@ -71,23 +71,19 @@ def shrink(spectrum: np.ndarray, threshold: float, energies: np.ndarray) -> None
         threshold: of the magnitudes.
         energies: [3, bins], overwritten.
     """
-    count, bins = spectrum.shape[0], energies.shape[1]
-    row = spectrum[0]
-    for k in range(bins):
-        energies[2, k] = 0
-        energies[0, k] = row[2 * k] * row[2 * k] + row[2 * k + 1] * row[2 * k + 1]
+    count = spectrum.shape[0]
+    gain = np.empty(energies.shape[1], np.float32)
+    energies[2] = 0
+    _energy(spectrum[0], energies[0])
     for frame in range(count):
         before, here, after = energies[(frame + 2) % 3], energies[frame % 3], energies[(frame + 1) % 3]
-        row = spectrum[frame]
-        following = spectrum[min(frame + 1, count - 1)]
-        there = np.float32(frame + 1 < count)
+        if frame + 1 < count:
+            _energy(spectrum[frame + 1], after)
+        else:
+            after[:] = 0
         share = np.float32(threshold * threshold * (1 + (frame > 0) + (frame + 1 < count)))
-        for k in range(bins):
-            after[k] = there * (following[2 * k] * following[2 * k] + following[2 * k + 1] * following[2 * k + 1])
-            energy = max(before[k] + here[k] + after[k], _TINY)
-            gain = max(np.float32(0), np.float32(1) - share / energy)
-            row[2 * k] *= gain
-            row[2 * k + 1] *= gain
+        _gain(before, here, after, share, gain)
+        _scale(spectrum[frame], gain)
 
 
 @_compiled
@@ -119,21 +115,67 @@ def advance(
     for block in range(count + 3):
         total[:] = 0
         for part in range(max(0, block - count + 1), min(4, block + 1)):
-            row = frames[block - part]
-            for i in range(hop):
-                total[i] += row[part * hop + i] * window[part * hop + i]
+            here = slice(part * hop, (part + 1) * hop)
+            _add_product(frames[block - part, here], window[here], total)
         start, following = (block - 2) * hop, ahead[block % 4]
-        first, end = min(hop, max(0, -start)), max(0, min(hop, samples - start))
+        first = min(hop, max(0, -start))
+        end = max(first, min(hop, samples - start))
         following[:first] = 0
-        for i in range(first, end):
-            n = start + i
-            current = total[i] * weight[n]
-            following[i] = min(max(current + speed * (current - previous[n]), low[n]), high[n])
-            previous[n] = current
-        following[max(first, end) :] = 0
+        inside = slice(start + first, start + end)
+        given = weight[inside], low[inside], high[inside]
+        _step(total[first:end], speed, given[0], given[1], given[2], previous[inside], following[first:end])
+        following[end:] = 0
         if block >= 3:
-            row = frames[block - 3]
             for part in range(4):
-                known = ahead[(block - 3 + part) % 4]
-                for i in range(hop):
-                    row[part * hop + i] = known[i] * window[part * hop + i]
+                here = slice(part * hop, (part + 1) * hop)
+                _product(ahead[(block - 3 + part) % 4], window[here], frames[block - 3, here])
+
+
+# Loops over contiguous samples with few arrays each: others are not compiled to vector instructions.
+
+
+@_compiled
+def _energy(row: np.ndarray, energy: np.ndarray) -> None:
+    for k in range(len(energy)):
+        energy[k] = row[2 * k] * row[2 * k] + row[2 * k + 1] * row[2 * k + 1]
+
+
+@_compiled
+def _gain(before: np.ndarray, here: np.ndarray, after: np.ndarray, share: float, gain: np.ndarray) -> None:
+    for k in range(len(gain)):
+        gain[k] = max(np.float32(0), np.float32(1) - share / max(before[k] + here[k] + after[k], _TINY))
+
+
+@_compiled
+def _scale(row: np.ndarray, gain: np.ndarray) -> None:
+    for k in range(len(gain)):
+        row[2 * k] *= gain[k]
+        row[2 * k + 1] *= gain[k]
+
+
+@_compiled
+def _add_product(a: np.ndarray, b: np.ndarray, total: np.ndarray) -> None:
+    for i in range(len(total)):
+        total[i] += a[i] * b[i]
+
+
+@_compiled
+def _product(a: np.ndarray, b: np.ndarray, product: np.ndarray) -> None:
+    for i in range(len(product)):
+        product[i] = a[i] * b[i]
+
+
+@_compiled
+def _step(
+    total: np.ndarray,
+    speed: float,
+    weight: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    previous: np.ndarray,
+    following: np.ndarray,
+) -> None:
+    for i in range(len(total)):
+        current = total[i] * weight[i]
+        following[i] = min(max(current + speed * (current - previous[i]), low[i]), high[i])
+        previous[i] = current
