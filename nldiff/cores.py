@@ -17,7 +17,8 @@ def side_by_side(pieces: Iterable[Callable[[], _Result]], on_done: Callable[[], 
     """Do pieces of work that do not depend on each other; returns their results in order.
 
     As many run at once as PyTorch may use threads, each with one thread inside its operations, so that pieces within
-    pieces run one after the other. The pieces should spend their time in operations that release Python's lock. The
+    pieces run one after the other. The pieces should spend their time in operations that release Python's lock. Pieces
+    that are left over and too few for all threads follow one by one, with all threads inside their operations. The
     first exception of a piece is raised, after the pieces that run have ended.
 
     Args:
@@ -27,17 +28,19 @@ def side_by_side(pieces: Iterable[Callable[[], _Result]], on_done: Callable[[], 
     pieces, threads = list(pieces), torch.get_num_threads()
     if threads == 1 or len(pieces) <= 1:
         return [_done(piece(), on_done) for piece in pieces]
+    together = len(pieces) // threads * threads or len(pieces)
     # The number of threads is a property of each thread, and what was set last is that of new ones.
-    with ThreadPoolExecutor(min(threads, len(pieces)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(piece) for piece in pieces]
+    with ThreadPoolExecutor(min(threads, together), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(piece) for piece in pieces[:together]]
         try:
             for future in as_completed(futures):
                 _done(future.result(), on_done)
-            return [future.result() for future in futures]
+            results = [future.result() for future in futures]
         finally:
             for future in futures:
                 future.cancel()
             torch.set_num_threads(threads)
+    return results + [_done(piece(), on_done) for piece in pieces[together:]]
 
 
 def _done(result: _Result, on_done: Callable[[], object] | None) -> _Result:

@@ -52,12 +52,19 @@ def test_as_many_run_at_once_as_threads_are_allowed(threads: int) -> None:
 
 def test_operations_inside_have_one_thread_and_those_after_have_all_again() -> None:
     torch.set_num_threads(2)
-    assert side_by_side([torch.get_num_threads] * 3) == [1, 1, 1]
+    assert side_by_side([torch.get_num_threads] * 4) == [1, 1, 1, 1]
     fresh: list[int] = []
     thread = threading.Thread(target=lambda: fresh.append(torch.get_num_threads()))
     thread.start()
     thread.join()
     assert (torch.get_num_threads(), fresh) == (2, [2])
+
+
+def test_pieces_that_would_leave_threads_idle_have_all_of_them_one_by_one() -> None:
+    torch.set_num_threads(3)
+    assert side_by_side([torch.get_num_threads] * 5) == [1, 1, 1, 3, 3]
+    # Too few from the start: side by side, as each alone would wait at every operation.
+    assert side_by_side([torch.get_num_threads] * 2) == [1, 1]
 
 
 def test_pieces_within_pieces_run_one_after_the_other() -> None:

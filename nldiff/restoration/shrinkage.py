@@ -141,7 +141,7 @@ def _energy(row: np.ndarray, energy: np.ndarray) -> None:
 
 
 @_compiled
-def _gain(before: np.ndarray, here: np.ndarray, after: np.ndarray, share: float, gain: np.ndarray) -> None:
+def _gain(before: np.ndarray, here: np.ndarray, after: np.ndarray, share: np.float32, gain: np.ndarray) -> None:
     for k in range(len(gain)):
         gain[k] = max(np.float32(0), np.float32(1) - share / max(before[k] + here[k] + after[k], _TINY))
 
@@ -168,7 +168,7 @@ def _product(a: np.ndarray, b: np.ndarray, product: np.ndarray) -> None:
 @_compiled
 def _step(
     total: np.ndarray,
-    speed: float,
+    speed: np.float32,
     weight: np.ndarray,
     low: np.ndarray,
     high: np.ndarray,
