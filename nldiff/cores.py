@@ -13,7 +13,9 @@ import torch
 _Result = TypeVar("_Result")
 
 
-def side_by_side(pieces: Iterable[Callable[[], _Result]], on_done: Callable[[], object] | None = None) -> list[_Result]:
+def side_by_side(
+    pieces: Iterable[Callable[[], _Result]], on_done: Callable[[_Result], object] | None = None
+) -> list[_Result]:
     """Do pieces of work that do not depend on each other; returns their results in order.
 
     As many run at once as PyTorch may use threads, each with one thread inside its operations, so that pieces within
@@ -23,7 +25,7 @@ def side_by_side(pieces: Iterable[Callable[[], _Result]], on_done: Callable[[], 
 
     Args:
         pieces: of work.
-        on_done: called whenever a piece has ended, in the thread of the caller.
+        on_done: told the result of every piece that has ended, in the thread of the caller.
     """
     pieces, threads = list(pieces), torch.get_num_threads()
     if threads == 1 or len(pieces) <= 1:
@@ -43,7 +45,7 @@ def side_by_side(pieces: Iterable[Callable[[], _Result]], on_done: Callable[[], 
     return results + [_done(piece(), on_done) for piece in pieces[together:]]
 
 
-def _done(result: _Result, on_done: Callable[[], object] | None) -> _Result:
+def _done(result: _Result, on_done: Callable[[_Result], object] | None) -> _Result:
     if on_done:
-        on_done()
+        on_done(result)
     return result

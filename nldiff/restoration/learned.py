@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nldiff.devices import fast_dtype
 from nldiff.errors import NldiffError
-from nldiff.networks.refinement import RefinementNetwork, make_refinement_network
+from nldiff.networks.refinement import RefinementNetwork, inexact, make_refinement_network
 from nldiff.priors import Prior
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.sparse import RefinementSettings
@@ -57,10 +57,14 @@ class Refiner:
     @torch.no_grad()
     def __call__(self, found: Tensor, feasible: Intervals) -> Tensor:
         """Refine what the shrinkage found with every window, [batch, windows, time], to a member of the set."""
+        mean = feasible.project(found.mean(1))
+        refined = mean.clone()
         # One by one, as other networks on a CPU: memory stays that of one chunk.
-        parts = zip(found.split(1), feasible.low.split(1), feasible.high.split(1), strict=True)
-        refined = feasible.project(torch.cat([self.network(*part) for part in parts]))
-        return feasible.project(torch.lerp(feasible.project(found.mean(1)), refined, self.trust))
+        rms = mean.square().mean(1, keepdim=True).sqrt()
+        for item in inexact(feasible.low, feasible.high, rms).any(1).nonzero()[:, 0].tolist():
+            part = feasible.of([item])
+            refined[[item]] = part.project(self.network(found[[item]], part.low, part.high))
+        return feasible.project(torch.lerp(mean, refined, self.trust))
 
 
 def refiner_for(settings: RefinementSettings, prior: Prior, sample_rate: int) -> Refiner | None:

@@ -32,7 +32,9 @@ def _compiled(function: _Function) -> _Function:
         return njit(**options)(function)
 
 
-def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, schedule: Sequence[tuple[float, float]]) -> Tensor:
+def shrunk(
+    x: Tensor, low: Tensor, high: Tensor, window: int, largest: float, schedule: Sequence[tuple[float, float]]
+) -> Tensor:
     """Shrink and project in turn.
 
     Args:
@@ -40,14 +42,15 @@ def shrunk(x: Tensor, low: Tensor, high: Tensor, window: int, schedule: Sequence
         low: smallest value of every sample [time]; may be -infinite.
         high: largest value, same shape; may be infinite.
         window: length of the Hann window in samples, a multiple of 4.
-        schedule: threshold, as a fraction of the largest coefficient of `x`, and momentum of every iteration.
+        largest: magnitude of the coefficients, of which the thresholds are fractions.
+        schedule: threshold, as such a fraction, and momentum of every iteration.
 
     Returns:
         The signal after the last shrinkage [time].
     """
     hann, hop, half = torch.hann_window(window), window // 4, window // 2
     spectrum = stft(x[None], window, hop)[0]
-    largest, count = float(spectrum.abs().max()), len(spectrum)
+    count = len(spectrum)
     weight = overlap_add(hann.square().expand(1, count, -1), hop)[0, half : half + len(x)].reciprocal()
     signal, energies = x.clone(), np.empty((3, spectrum.shape[1]), np.float32)
     given = hann.numpy(), weight.numpy(), low.numpy(), high.numpy(), signal.numpy()

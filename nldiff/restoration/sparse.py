@@ -20,6 +20,11 @@ from nldiff.errors import NldiffError, require
 from nldiff.restoration.feasible import FeasibleSet, Intervals
 from nldiff.transforms.stft import overlap_add, stft
 
+# Narrower intervals leave nothing open, as a fraction of the RMS.
+_KNOWN = 1e-2
+# Stretches that are nearer than this, in samples, are one: it would take as long to begin another.
+_GAP = 8192
+
 
 @dataclass(frozen=True)
 class RefinementSettings:
@@ -181,17 +186,60 @@ def _compiled(
     settings: RefinementSettings,
     on_share: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side."""
+    """What `_sparsest` finds with every window [windows, batch, time], on a CPU, all of them side by side.
+
+    Stretches in which no sample may move stay as they are.
+    """
     from nldiff.restoration.shrinkage import shrunk  # numba takes its time
 
-    schedule, items = _schedule(iterations, settings), range(len(x))
-    pieces = [
-        partial(shrunk, x[item], feasible.low[item], feasible.high[item], window, schedule)
-        for window in windows
-        for item in items
+    schedule, found = _schedule(iterations, settings), x.expand(len(windows), *x.shape).clone()
+    stretches = [
+        (found[index, item, stretch], feasible.low[item, stretch], feasible.high[item, stretch], window, largest)
+        for index, window in enumerate(windows)
+        for item, largest in enumerate(stft(x, window, window // 4).abs().amax((1, 2)).tolist())
+        for stretch in open_stretches(x[item], feasible.low[item], feasible.high[item], window)
     ]
-    share = partial(on_share, 1 / len(pieces)) if on_share else None
-    return torch.stack(side_by_side(pieces, share)).view(len(windows), *x.shape)
+    # The longest first: the cores end together.
+    stretches.sort(key=lambda stretch: -len(stretch[0]))
+    total = sum(len(stretch[0]) for stretch in stretches)
+
+    def shrink(signal: Tensor, low: Tensor, high: Tensor, window: int, largest: float) -> float:
+        signal.copy_(shrunk(signal, low, high, window, largest, schedule))
+        return len(signal) / total
+
+    side_by_side([partial(shrink, *stretch) for stretch in stretches], on_share)
+    return found
+
+
+def open_stretches(x: Tensor, low: Tensor, high: Tensor, window: int) -> list[slice]:
+    """Where shrinkage can move samples, in order, with as much beside it as that depends on.
+
+    Frames whose samples are all known stay what they are. Those beside the others matter for the mean energy of
+    neighbours, and only there.
+
+    Args:
+        x: signal [time].
+        low: smallest value of every sample, same shape.
+        high: largest value, same shape.
+        window: length of the Hann window in samples, a multiple of 4.
+
+    Returns:
+        Slices of the signal; they begin at multiples of a quarter of the window.
+    """
+    hop, samples = window // 4, len(x)
+    count = 1 + samples // hop
+    may_move = high - low > _KNOWN * x.square().mean().sqrt()
+    # Frame f has two blocks of a hop on either side of sample f * hop; a stretch has three, for whole frames beside it.
+    blocks = torch.nn.functional.pad(may_move, (2 * hop, (count + 1) * hop - samples)).view(-1, hop).any(1)
+    frames = blocks.unfold(0, 4, 1).any(1)
+    inside = torch.nn.functional.pad(frames, (2, 3)).unfold(0, 6, 1).any(1)
+    edges = torch.nn.functional.pad(inside.int(), (1, 1)).diff().nonzero()[:, 0] * hop
+    stretches: list[slice] = []
+    for start, end in edges.clamp(max=samples).view(-1, 2).tolist():
+        if stretches and start - stretches[-1].stop < _GAP:
+            start = stretches.pop().start
+        stretches.append(slice(start, end))
+    return stretches
 
 
 def _schedule(iterations: int, settings: RefinementSettings) -> list[tuple[float, float]]:

@@ -20,6 +20,7 @@ from nldiff.restoration.sparse import (
     _mean_of_neighbours,
     _schedule,
     _sparsest,
+    open_stretches,
     settled,
     sparsest_consistent,
     spread,
@@ -119,6 +120,48 @@ def test_the_compiled_loops_do_what_the_tensor_operations_do(
     expected = _sparsest(x, feasible, window, iterations, RefinementSettings())
     found = _compiled(x, feasible, [window], iterations, RefinementSettings())[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def bursts(seed: int, length: int, starts: Sequence[int]) -> tuple[Tensor, Intervals]:
+    """Noise that is known but for 20 samples from each of the starts on, which have a lower or an upper bound."""
+    x = 0.1 * torch.randn(1, length, generator=torch.Generator().manual_seed(seed))
+    low, high = x.clone(), x.clone()
+    for start in starts:
+        upwards = x[:, start : start + 20] > 0
+        high[:, start : start + 20][upwards] = torch.inf
+        low[:, start : start + 20][~upwards] = -torch.inf
+    return x, Intervals(low, high)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    starts=st.lists(st.integers(0, 60_000), max_size=4),
+    window=st.sampled_from([4, 64, 500, 2048]),
+)
+def test_stretches_that_are_left_out_change_nothing(seed: int, starts: list[int], window: int) -> None:
+    x, feasible = bursts(seed, 60_000, starts)
+    stretches = open_stretches(x[0], feasible.low[0], feasible.high[0], window)
+    expected = _sparsest(x, feasible, window, 4, RefinementSettings())
+    found = _compiled(x, feasible, [window], 4, RefinementSettings())[0]
+    may_move = feasible.high > feasible.low
+    torch.testing.assert_close(found[may_move], expected[may_move], rtol=1e-4, atol=1e-5)
+    outside = torch.ones(60_000, dtype=torch.bool)
+    for stretch in stretches:
+        outside[stretch] = False
+    assert torch.equal(found[0, outside], x[0, outside])
+    assert not bool((outside & may_move[0]).any())
+
+
+def test_distant_stretches_are_apart_and_near_ones_are_one() -> None:
+    x, feasible = bursts(0, 60_000, [20_010, 45_000])
+    first, second = open_stretches(x[0], feasible.low[0], feasible.high[0], 64)
+    # Frames of 64 samples centred on 19 984 = 1249 * 16 to 1253 * 16 hold some of 20 010 to 20 029; three hops beside.
+    assert (first, second.start) == (slice(1246 * 16, 1256 * 16), 2808 * 16)
+    x, feasible = bursts(0, 60_000, [20_010, 25_000])
+    (both,) = open_stretches(x[0], feasible.low[0], feasible.high[0], 64)
+    assert both == slice(1246 * 16, 1568 * 16)
+    assert open_stretches(x[0], x[0], x[0], 64) == []
 
 
 def test_other_sets_and_types_are_refined_alike() -> None:
