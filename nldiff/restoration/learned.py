@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +14,14 @@ from nldiff.networks.refinement import RefinementNetwork, inexact, make_refineme
 from nldiff.priors import Prior
 from nldiff.restoration.feasible import Intervals
 from nldiff.restoration.sparse import RefinementSettings
+from nldiff.sound.chunks import equal_parts, joined
 from nldiff.weight_files import Field, FileKind, number_field
 
 SHIPPED: tuple[str, ...] = ("guitar", "speech")
 """Names of the shipped networks: those of the priors that they are for."""
+
+# Of what the network sees at once: it was trained on crops that are shorter, and memory is that of one.
+_SECTION_SECONDS, _OVERLAP_SECONDS = 3.0, 0.25
 
 
 def _are_windows(value: Any) -> bool:
@@ -58,13 +63,23 @@ class Refiner:
     def __call__(self, found: Tensor, feasible: Intervals) -> Tensor:
         """Refine what the shrinkage found with every window, [batch, windows, time], to a member of the set."""
         mean = feasible.project(found.mean(1))
-        refined = mean.clone()
-        # One by one, as other networks on a CPU: memory stays that of one chunk.
-        rms = mean.square().mean(1, keepdim=True).sqrt()
-        for item in inexact(feasible.low, feasible.high, rms).any(1).nonzero()[:, 0].tolist():
-            part = feasible.of([item])
-            refined[[item]] = part.project(self.network(found[[item]], part.low, part.high))
-        return feasible.project(torch.lerp(mean, refined, self.trust))
+        # One by one, as other networks on a CPU: memory stays that of one section.
+        refined = torch.cat([self._refined(found[[item]], feasible.of([item])) for item in range(len(found))])
+        return feasible.project(torch.lerp(mean, feasible.project(refined), self.trust))
+
+    def _refined(self, found: Tensor, feasible: Intervals) -> Tensor:
+        """What the network makes of one item [1, windows, time], by sections; those that are known stay as they are."""
+        length, overlap = (round(seconds * self.sample_rate) for seconds in (_SECTION_SECONDS, _OVERLAP_SECONDS))
+        starts, length = equal_parts(found.shape[2], length, overlap)
+        sections = []
+        for start in starts:
+            here = slice(start, start + length)
+            part, low, high = found[:, :, here], feasible.low[:, here], feasible.high[:, here]
+            mean = torch.clamp(part.mean(1), low, high)
+            is_open = bool(inexact(low, high, mean.square().mean(1, keepdim=True).sqrt()).any())
+            sections.append((self.network(part, low, high) if is_open else mean).cpu().numpy())
+        whole = np.concatenate(list(joined(sections, starts, found.shape[2])), axis=1)
+        return torch.from_numpy(whole).to(found.device)
 
 
 def refiner_for(settings: RefinementSettings, prior: Prior, sample_rate: int) -> Refiner | None:

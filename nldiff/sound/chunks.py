@@ -9,12 +9,19 @@ from nldiff.sound.recording import Recording
 
 def chunk_starts(recording: Recording, chunk_seconds: float, overlap_seconds: float) -> tuple[list[int], int]:
     """Starts of equally spaced, overlapping chunks, and their common length, in frames of the recording."""
-    length = round(chunk_seconds * recording.sample_rate)
-    overlap = round(overlap_seconds * recording.sample_rate)
-    if recording.frames <= length:
-        return [0], recording.frames
-    count = -(-(recording.frames - overlap) // (length - overlap))
-    return np.linspace(0, recording.frames - length, count).round().astype(int).tolist(), length
+    rate = recording.sample_rate
+    return equal_parts(recording.frames, round(chunk_seconds * rate), round(overlap_seconds * rate))
+
+
+def equal_parts(frames: int, length: int, overlap: int) -> tuple[list[int], int]:
+    """Starts of equally spaced parts of some frames, and their length: `length`, or all frames if there are no more.
+
+    They overlap by at least `overlap` frames.
+    """
+    if frames <= length:
+        return [0], frames
+    count = -(-(frames - overlap) // (length - overlap))
+    return np.linspace(0, frames - length, count).round().astype(int).tolist(), length
 
 
 def cross_fade(tail: np.ndarray, chunk: np.ndarray) -> np.ndarray:

@@ -50,6 +50,25 @@ def test_what_it_returns_is_a_member_and_items_are_refined_alone(network: Path) 
     assert torch.equal(alone, result[1:])
 
 
+def test_long_signals_are_refined_by_sections_and_known_ones_left_alone(network: Path) -> None:
+    source, length = torch.Generator().manual_seed(0), 8 * TINY_RATE
+    found = torch.randn(1, 2, length, generator=source)
+    mean = found.mean(1)
+    # 8 s are three sections of 3 s that begin every 2.5 s; the last is known.
+    is_open = torch.arange(length) < 5 * TINY_RATE
+    feasible = Intervals(torch.where(is_open, mean - 1, mean), torch.where(is_open, mean + 1, mean))
+    refiner = load_refiner(network, torch.device("cpu"))
+    result = refiner(found, feasible)
+    assert torch.equal(result[0, ~is_open], mean[0, ~is_open])
+    for start, begins, ends in ((0, 0, 2.5), (2.5, 3, 5)):
+        section = slice(round(start * TINY_RATE), round(start * TINY_RATE) + 3 * TINY_RATE)
+        with torch.no_grad():
+            whole = refiner.network(found[:, :, section], feasible.low[:, section], feasible.high[:, section])
+        alone = slice(round(begins * TINY_RATE), round(ends * TINY_RATE))
+        inside = slice(alone.start - section.start, alone.stop - section.start)
+        torch.testing.assert_close(result[:, alone], whole[:, inside])
+
+
 def test_a_share_of_the_correction_is_made(network: Path) -> None:
     source = torch.Generator().manual_seed(0)
     found, low = torch.randn(1, 2, 400, generator=source), torch.randn(1, 400, generator=source)
