@@ -5,6 +5,7 @@ killed leaves such a folder; the next one that writes there removes it. A lock, 
 folders of the dead from those in use.
 """
 
+import ctypes
 import errno
 import json
 import math
@@ -28,6 +29,7 @@ except ImportError:  # Windows: nothing is locked, and nothing of the dead is re
 
 _PREFIX = ".nldiff-"
 _TRIES = 100
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of fcntl.h and linux/fs.h
 _FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
@@ -131,6 +133,8 @@ def replace_after_report(report: Path, others: Sequence[Path], folder: Path, ear
 def replace_folder(written: Path, folder: Path) -> None:
     """Move a folder of a scratch folder to `folder`, which it replaces.
 
+    Where the system can, as Linux does, the two change places at once; else there is a moment without either.
+
     Raises:
         OSError: a file cannot be flushed or moved.
     """
@@ -139,9 +143,10 @@ def replace_folder(written: Path, folder: Path) -> None:
             _flush(Path(parent, name))
         _flush_folder(Path(parent))
     with held():
-        if folder.exists():
-            folder.rename(written.with_name(f"earlier-{written.name}"))
-        written.rename(folder)
+        if not (folder.exists() and _exchanged(written, folder)):
+            if folder.exists():
+                folder.rename(written.with_name(f"earlier-{written.name}"))
+            written.rename(folder)
         _flush_folder(folder.parent)
 
 
@@ -273,6 +278,16 @@ def _remove_files(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
         _flush_folder(path.parent)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Let two paths change places; returns whether the system and the disk can."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    exchanged: int = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return exchanged == 0
 
 
 def _flush(path: Path) -> None:

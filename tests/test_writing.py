@@ -341,6 +341,14 @@ def test_an_atomic_file_is_the_old_or_the_new_one_wherever_the_program_is_killed
     assert seen == {"old", "new"}
 
 
+def write_page(folder: Path, text: str) -> None:
+    with scratch_folder(folder) as scratch:
+        (scratch / "page").mkdir()
+        for name in ("index.html", "more.html"):
+            (scratch / "page" / name).write_text(text)
+        replace_folder(scratch / "page", folder / "page")
+
+
 def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
     (tmp_path / "page" / "old").mkdir(parents=True)
     with scratch_folder(tmp_path) as scratch:
@@ -349,6 +357,31 @@ def test_a_folder_is_replaced_with_all_that_was_in_it(tmp_path: Path) -> None:
         replace_folder(scratch / "page", tmp_path / "page")
     assert os.listdir(tmp_path / "page") == ["new"]
     assert os.listdir(tmp_path) == ["page"]
+
+
+def test_a_folder_is_replaced_where_folders_cannot_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nldiff.writing._exchanged", lambda first, second: False)
+    write_page(tmp_path, "old")
+    write_page(tmp_path, "new")
+    assert [path.read_text() for path in sorted(tmp_path.rglob("*.html"))] == ["new", "new"]
+    assert os.listdir(tmp_path) == ["page"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders change places at once on Linux only")
+def test_a_folder_is_old_or_new_wherever_its_replacement_is_killed(tmp_path: Path) -> None:
+    write_page(tmp_path, "old")
+    number, seen = 0, set()
+    while killed(lambda: write_page(tmp_path, "new"), number):
+        (content,) = {path.read_text() for path in (tmp_path / "page").iterdir()}
+        assert len(list((tmp_path / "page").iterdir())) == 2
+        seen.add(content)
+        write_page(tmp_path, "old")
+        assert hidden(tmp_path) == []
+        number += 1
+    assert number >= 6
+    assert seen == {"old", "new"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
