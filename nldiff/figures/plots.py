@@ -6,7 +6,7 @@ it. Colours can be told apart with colour blindness, line styles in grey.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from nldiff.errors import NldiffError
+from nldiff.interrupts import held
 from nldiff.metrics.sdr import FloatArray, Signal, as_float64
 from nldiff.transforms.spectrogram import constant_q_magnitudes, power_spectrogram
 from nldiff.writing import atomic_path
@@ -186,7 +187,13 @@ def save_figure(figure: Figure, path: str | Path, dpi: float = 150) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
         raise NldiffError(f"{path} cannot be written: pictures are .png or .svg")
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi)
+        draw(figure, temporary, dpi=dpi)
+
+
+def draw(figure: Figure, file: Path | BinaryIO, **options: Any) -> None:
+    """`figure.savefig`, which Ctrl-C waits for: compiled parts of matplotlib put another error in its place."""
+    with held():
+        figure.savefig(file, **options)
 
 
 def _draw_curves(

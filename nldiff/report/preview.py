@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from nldiff import sound
 from nldiff.errors import NldiffError
-from nldiff.figures.plots import plot_spectrograms
+from nldiff.figures.plots import draw, plot_spectrograms
 from nldiff.figures.waveforms import plot_waveforms
 from nldiff.metrics.loudness import loudness, normalise_loudness
 from nldiff.report.pages import render, text_of
@@ -181,5 +181,5 @@ def _address(kind: str, data: bytes) -> str:
 
 def _png(figure: Figure) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=_DPI)
+    draw(figure, data, format="png", dpi=_DPI)
     return data.getvalue()

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +11,12 @@ import pytest
 import torch
 from drawn import drawn_texts, legend
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.patches import Rectangle
 
 from nldiff.errors import NldiffError
 from nldiff.figures import plots as plotting
@@ -217,3 +220,20 @@ def test_pyplot_is_never_loaded() -> None:
         "plots.plot_curve([0.0, 1.0], [0.0, 1.0], [0.5]); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_waits_for_a_picture(tmp_path: Path) -> None:
+    class Interrupting(Rectangle):
+        def draw(self, renderer: RendererBase) -> None:
+            signal.raise_signal(signal.SIGINT)
+            super().draw(renderer)
+
+    figure = Figure()
+    figure.add_artist(Interrupting((0, 0), 1, 1))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            plotting.draw(figure, tmp_path / "picture.png")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert imread(tmp_path / "picture.png").shape == (480, 640, 4)
