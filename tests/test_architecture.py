@@ -28,7 +28,7 @@ LAYERS = {
     "metrics": "errors sound transforms",
     "sampling": "errors priors.edm operators transforms sound.histogram",
     "baselines": "errors sound transforms networks weight_files metrics",
-    "figures": "errors reading writing sound transforms metrics",
+    "figures": "errors interrupts reading writing sound transforms metrics",
     "curves": "errors version reading writing sound operators figures",
     "identification": "errors version writing sound operators figures curves",
     "restoration": "errors version reading writing devices cores sound transforms networks.refinement weight_files "

@@ -340,6 +340,7 @@ def test_spline_passes_nan_through() -> None:
         ("ccr", {"order": 3}, "waveshaper 'ccr' has no option 'order': known are points, mu"),
         ("ccr", {"points": 40}, "points=40"),
         ("ccr", {"mu": 0.0}, "mu=0"),
+        ("ccr", {"mu": -1.0}, "mu=-1"),
         ("mlp", {"hidden": []}, "hidden="),
         ("sumtanh", {"order": 0}, "order=0"),
         ("sumtanh", {"input_gain": -1.0}, "input_gain=-1"),
