@@ -6,13 +6,13 @@ from nldiff.errors import NldiffError
 
 
 def choose_device(name: str) -> torch.device:
-    """Torch device for a device name or "auto" (CUDA, otherwise MPS, otherwise CPU).
+    """Torch device for a device name or "auto": CUDA, otherwise the CPU. MPS, which was not tried, has to be named.
 
     Raises:
         NldiffError: the name is unknown or the machine lacks the device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
         raise NldiffError(f"device '{name[:50]}': auto, cpu, cuda, cuda:N or mps expected")
     try:

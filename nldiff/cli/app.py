@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=8765, help="of the page on this machine; 0: any that is free (default: 8765)")
     add("--limit-mb", type=float, default=500.0, metavar="MB", help="largest recording that is taken (default: 500)")
     add("--prior", help=f"{', '.join(SHIPPED)}, a prior file, or auto (default: auto)")
-    add("-d", "--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("-d", "--device", help="auto (CUDA or the CPU), cpu, cuda, cuda:N or mps (default: auto)")
 
 
 def run(options: argparse.Namespace) -> int:

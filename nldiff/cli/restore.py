@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the result: unity leaves what was not distorted where it is; auto is the same, lowered so that peaks "
         "stay below full scale; rms and peak are those of INPUT (default: auto)",
     )
-    add("-d", "--device", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    add("-d", "--device", help="auto (CUDA or the CPU), cpu, cuda, cuda:N or mps (default: auto)")
     add(
         "--known",
         metavar="NAME:PARAM=VALUE,…",
