@@ -32,7 +32,8 @@ def cleaned_up() -> Iterator[None]:
     """Raise `Ended` on SIGTERM and SIGHUP inside the block, again and again until the block is left or cleans up.
 
     Python drops what is raised while it frees an object or calls back from C, and some of its own functions put another
-    error in its place. Signals that are ignored, as by nohup, stay ignored. Does nothing outside the main thread.
+    error in its place: what comes out of the block then is the interruption, Ctrl-C as well. Signals that are ignored,
+    as by nohup, stay ignored. Does nothing outside the main thread.
     """
     numbers: SimpleQueue[int | None] = SimpleQueue()  # of signals; unlike an event it may be used in handlers
     left, leaving = threading.Event(), False
@@ -72,6 +73,11 @@ def cleaned_up() -> Iterator[None]:
                     taken.append(number)
                     signal.signal(number, end)
             yield
+        except Exception as error:
+            interruption = _within(error, KeyboardInterrupt)
+            if interruption is None:
+                raise
+            raise interruption from None
         finally:
             leaving = True  # or `Ended` is raised here, and the program cleans up: nothing is raised from here on
     finally:
@@ -88,10 +94,14 @@ def cleaned_up() -> Iterator[None]:
 
 def _cleans_up() -> bool:
     """Whether the program is in a block that runs because of `Ended`: that must not be interrupted."""
-    error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, Ended):
+    return _within(sys.exc_info()[1], Ended) is not None
+
+
+def _within(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The error of a kind that was handled when this one came, or this one itself."""
+    while error is not None and not isinstance(error, kind):
         error = error.__context__
-    return error is not None
+    return error
 
 
 @contextmanager

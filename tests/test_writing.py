@@ -434,6 +434,24 @@ def test_a_signal_whose_exception_another_error_replaces_is_not_lost() -> None:
             time.sleep(0.01)
 
 
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, interrupts.Ended)]
+)
+def test_an_error_of_what_was_interrupted_is_no_error(number: signal.Signals, expected: type[BaseException]) -> None:
+    # As in argparse, whose `finally` undoes what was not yet done.
+    with pytest.raises(expected) as caught, interrupts.cleaned_up():
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise AttributeError("save_nargs")
+    assert type(caught.value) is expected
+    with pytest.raises(AttributeError), interrupts.cleaned_up():
+        try:
+            raise ValueError
+        finally:
+            raise AttributeError("save_nargs")
+
+
 def test_another_signal_does_not_interrupt_the_cleaning_up(capsys: pytest.CaptureFixture[str]) -> None:
     cleaned = []
     with pytest.raises(interrupts.Ended) as caught, interrupts.cleaned_up():
