@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 import torch
 from scipy.optimize import minimize, minimize_scalar
+from scipy.signal import argrelmin
 
 from nldiff.errors import require
 from nldiff.operators import Distortion, Rescaled
@@ -31,6 +32,7 @@ class OverdriveSettings:
         coarse_seconds, fine_seconds: of the excerpt, on the grid and in the local search.
         transient_seconds: its beginning, where the state of the filter is not known, does not count.
         start_seconds: beginning of the recording that the state before it is found by.
+        state_seconds: how long that state is heard.
         started: number of parameter sets that the first local search starts from.
         evaluations: of a local search, at most.
         frame_seconds, order: of the prediction, see `EvidenceSettings`.
@@ -45,6 +47,7 @@ class OverdriveSettings:
     fine_seconds: float = 1.5
     transient_seconds: float = 0.1
     start_seconds: float = 0.2
+    state_seconds: float = 0.05
     started: int = 3
     evaluations: int = 70
     frame_seconds: float = 0.04
@@ -55,7 +58,7 @@ class OverdriveSettings:
 
     def __post_init__(self) -> None:
         """Validate the values."""
-        names = ("coarse_seconds", "fine_seconds", "start_seconds", "frame_seconds")
+        names = ("coarse_seconds", "fine_seconds", "start_seconds", "state_seconds", "frame_seconds")
         require(self, "overdrive", names, above=0)
         require(self, "overdrive", ("transient_seconds", "least_gain", "sharpness"), least=0)
         require(self, "overdrive", ("started", "evaluations", "order"), least=1)
@@ -64,15 +67,16 @@ class OverdriveSettings:
 
 # The grid: gain in dB, output level as the logarithm of the multiple of the largest sample, colour; and the box of the
 # local search with the size of its first steps.
-_GAINS, _LEVELS, _COLOURS = np.arange(10.0, 61.0, 5.0), np.arange(0.0, 1.6, 0.25), (5.0, 35.0)
+_GAINS, _LEVELS, _COLOURS = np.arange(10.0, 61.0, 5.0), np.arange(0.0, 1.6, 0.25), (5.0, 20.0, 35.0)
 _BOX = ((1.0, 70.0), (-0.3, 3.0), (0.0, 100.0))
 _STEPS = np.array([2.0, 0.1, 8.0])
 # Error of the output level, as its logarithm, that the sharpness is taken at.
 _WRONG_LEVEL = 0.02
 # A dry path leaves no more than this share of samples at an extreme.
 _LARGEST_PLATEAU = 0.005
-# States before the first sample that are tried.
-_STATES = np.linspace(-1.5, 1.5, 61)
+# States before the first sample that are tried, how exactly the best is found, and how much louder the beginning may be
+# with the right one than with another.
+_STATES, _EXACT_STATE, _LOUDER = np.linspace(-1.5, 1.5, 61), 1e-6, 2.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def find_overdrive(y: np.ndarray, sample_rate: int, settings: OverdriveSettings)
 
     first, *later = settings.noise_db
     found = sorted((evidence(np.array(values), coarse, first), values) for values in product(_GAINS, _LEVELS, _COLOURS))
-    if _own_evidence(coarse, skip, sample_rate, settings, first) - found[0][0] < settings.least_gain / 2:
+    if _own_evidence(coarse, skip, sample_rate, settings, first) - found[0][0] < settings.least_gain / 3:
         return None
     kept = [np.array(values) for _, values in found[: settings.started]]
     for narrowing, noise_db in enumerate(later, 1):
@@ -178,14 +182,27 @@ def undone_evidence(
 
 
 def first_state(y: np.ndarray, overdrive: Overdrive, sample_rate: int, settings: OverdriveSettings) -> float:
-    """State of the overdrive's filter before `y` [time], the beginning of a recording that may have been cut off."""
+    """State of the overdrive's filter before `y` [time], the beginning of a recording that may have been cut off.
 
-    def cost(state: float) -> float:
+    Evidence is lowest at the right one and rises at once beside it. Where next to nothing is heard yet, wrong states
+    are as good, as what they add decays smoothly; but they make it much louder.
+    """
+    brief = round(settings.state_seconds * sample_rate)
+
+    def evidence(state: float) -> float:
         return undone_evidence(y, overdrive, state, 0, sample_rate, settings, settings.noise_db[-1])
 
-    start = float(_STATES[int(np.argmin([cost(state) for state in _STATES]))])
-    step = float(_STATES[1] - _STATES[0])
-    return float(minimize_scalar(cost, bounds=(start - step, start + step), method="bounded").x)
+    def energy(state: float) -> float:
+        return float(np.mean(overdrive.inversion(state)(y[None, :brief]) ** 2))
+
+    costs, energies = (np.array([cost(state) for state in _STATES]) for cost in (evidence, energy))
+    lowest = argrelmin(costs)[0]
+    quiet = lowest[energies[lowest] <= _LOUDER**2 * energies.min()]
+    best = quiet[costs[quiet].argmin()] if len(quiet) else energies.argmin()
+    cost = evidence if len(quiet) else energy
+    step = _STATES[1] - _STATES[0]
+    around = _STATES[best] - step, _STATES[best] + step
+    return float(minimize_scalar(cost, bounds=around, method="bounded", options={"xatol": _EXACT_STATE}).x)
 
 
 def _terms(settings: OverdriveSettings, noise_db: float) -> EvidenceSettings:

@@ -67,6 +67,17 @@ def test_the_state_before_a_recording_that_was_cut(clean: NDArray[np.float64]) -
     assert scores[0] > 45 > scores[1]
 
 
+@pytest.mark.parametrize("silence", [200, 1200])
+def test_the_state_before_a_recording_that_begins_in_silence(clean: NDArray[np.float64], silence: int) -> None:
+    hiss = 1e-5 * np.random.default_rng(1).normal(size=silence)
+    whole = np.concatenate([hiss, clean])
+    y = 0.4 * Distortion("overdrive", {"gain_db": 35.0, "colour": 20.0})(torch.from_numpy(whole)).numpy()
+    truth = Overdrive(35.0, 0.4, 20.0)
+    state = first_state(y[:1600], truth, TINY_RATE, QUICK)
+    assert abs(state) < 1e-2
+    assert si_sdr(whole, truth.inversion(state)(y[None])[0]) > 45
+
+
 def test_an_overdriven_recording_is_restored_without_being_told(
     clean: NDArray[np.float64], prior: Prior, fake: FakeSampler
 ) -> None:
