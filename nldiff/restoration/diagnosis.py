@@ -48,7 +48,7 @@ class Diagnosis:
         if self.verdict is None:
             return "silent"
         if self.verdict.finding == "unexplained":
-            return "distorted, but no curve explains it: filtered or resampled after clipping?"
+            return "distorted, but no curve explains it: filtered or compressed after clipping?"
         if self.verdict.finding == "nothing happened":
             return "no distortion found"
         judgement = self.verdict.judgement

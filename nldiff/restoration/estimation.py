@@ -25,7 +25,7 @@ _UNCHANGED = {
     "nothing happened": "no distortion was found: the recording comes back unchanged (--force restores it all the "
     "same)",
     "unexplained": "samples are piled up at the extremes, but no curve explains the recording: it comes back unchanged "
-    "(was it filtered or resampled after clipping? --force takes the best curve all the same)",
+    "(was it filtered or compressed after clipping? --force takes the best curve all the same)",
 }
 _FORCED = {
     "nothing happened": "no distortion was found; the restoration was forced",

@@ -1,6 +1,9 @@
 """What the cheap hypotheses say of a recording."""
 
+import io
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,32 @@ def test_the_command_prints_text_or_json_and_goes_on_after_a_bad_file(
     (part,) = json.loads(capsys.readouterr().out)["parts"]
     assert part["finding"] == "distorted"
     assert part["exact"] + part["interval"] + part["unknown"] == pytest.approx(1)
+
+
+def test_the_command_reads_what_a_restoration_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny_prior(tmp_path / "tiny.safetensors", **SETTINGS)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    take = folder / "take.wav"
+    sound.write_wav(take, plucked(2.5, TINY_RATE)[None].clip(-0.12, 0.12), TINY_RATE)
+    shutil.copy(take, folder / "take.restored.wav")  # of an earlier run
+    expected = [take]
+    if shutil.which("ffmpeg"):
+        expected.insert(0, folder / "clip.mkv")
+        subprocess.run(["ffmpeg", "-v", "error", "-i", take, "-c:a", "flac", expected[0]], check=True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(take.read_bytes())))
+    assert main(["diagnose", str(folder), "-", "--prior", str(model), "-d", "cpu", "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["input"] for each in found] == [*map(str, expected), "standard input"]
+    assert {each["parts"][0]["hypothesis"] for each in found} == {"clipped"}
+
+
+def test_the_device_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound.write_wav(tmp_path / "a.wav", plucked(0.5, TINY_RATE)[None], TINY_RATE)
+    assert main(["diagnose", str(tmp_path / "a.wav"), "device=cpu", "-d", "gpu"]) == 1
+    assert capsys.readouterr().err.startswith("error: device 'gpu': ")
 
 
 @pytest.mark.parametrize(
