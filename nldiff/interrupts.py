@@ -37,8 +37,7 @@ def cleaned_up() -> Iterator[None]:
     """
     numbers: SimpleQueue[int | None] = SimpleQueue()  # of signals; unlike an event it may be used in handlers
     left, leaving = threading.Event(), False
-    taken: list[int] = []
-    late: list[int] = []
+    taken, late = list[int](), list[int]()
 
     def end(number: int, frame: FrameType | None) -> None:
         numbers.put(number)
@@ -74,8 +73,7 @@ def cleaned_up() -> Iterator[None]:
                     signal.signal(number, end)
             yield
         except Exception as error:
-            interruption = _within(error, KeyboardInterrupt)
-            if interruption is None:
+            if (interruption := _within(error, KeyboardInterrupt)) is None:
                 raise
             raise interruption from None
         finally:
